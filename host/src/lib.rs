@@ -1,0 +1,80 @@
+//! The Linux side effects of hawser, and nothing else: mounts, file systems, block and loop devices, files of a pool,
+//! and programs started. `LinuxHost` does them, `FakeHost` models them; `conformance` pins both with one suite.
+//!
+//! Verbs are synchronous and act on descriptors where the kernel lets them. Every effect is announced to [`Effects`],
+//! so a test can end or stop the process after any of them.
+
+mod effects;
+mod types;
+
+pub use effects::Effects;
+pub use types::{
+    Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, PathState, Probe,
+};
+
+use std::path::Path;
+use volume::{DeviceNumber, FsType, ImageIdentity, Result};
+
+/// What the node service, the pool and the demo ask of the machine.
+pub trait Host: Send + Sync {
+    // Paths that an orchestrator names (staging and target paths).
+
+    /// Never follows a final symlink.
+    fn observe_path(&self, path: &Path) -> Result<PathState>;
+    /// Makes the directory, and missing parents; fine when it is there. `FailedPrecondition` for anything else.
+    fn ensure_directory(&self, path: &Path) -> Result<()>;
+    /// Makes an empty regular file to bind a device onto; fine when it or such a bind is there.
+    fn ensure_file(&self, path: &Path) -> Result<()>;
+    /// Removes an empty directory or an empty file; fine when absent. Never recursive, never a mount point.
+    fn remove_target(&self, path: &Path) -> Result<()>;
+
+    // Mounts.
+
+    /// This process's mount table, in mount order (the last entry of a path is the one on top).
+    fn mounts(&self) -> Result<Vec<MountEntry>>;
+    fn mount(&self, request: &MountRequest<'_>) -> Result<()>;
+    /// Bind-mounts a directory or a device node.
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()>;
+    /// Unmounts the top mount of `path`; fine when nothing is mounted there. `FailedPrecondition` when busy.
+    fn unmount(&self, path: &Path) -> Result<()>;
+    fn stats(&self, path: &Path) -> Result<FileSystemStats>;
+    /// Sets owner and permission bits of the directory at `path` (a mounted volume's root).
+    fn set_owner(&self, path: &Path, uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()>;
+
+    // Block devices and file systems.
+
+    /// What is on the device or image. A read error is an error, never [`Probe::Blank`].
+    fn probe(&self, device: &Path) -> Result<Probe>;
+    /// Checks an unmounted file system without changing it, where its error flag asks for that.
+    fn check_filesystem(&self, device: &Path, fs: FsType) -> Result<FileSystemCheck>;
+    /// Grows the file system on `device`, mounted at `mounted_at` or unmounted, to the device's size.
+    fn grow_filesystem(&self, device: &Path, fs: FsType, mounted_at: Option<&Path>) -> Result<()>;
+    /// In bytes.
+    fn device_size(&self, device: &Path) -> Result<u64>;
+    /// Stops all writes of the file systems mounted from `device`, in whatever mount namespace, runs `work`, and
+    /// lets them go on whatever happened. Runs `work` alone when nothing is mounted from it. `deadline_ms` bounds the
+    /// freeze, not the work.
+    fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+
+    // Loop devices.
+
+    /// Attaches the image with direct I/O through LOOP_CONFIGURE; verifies inode and generation on the descriptor.
+    fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice>;
+    /// All configured loop devices of this kernel.
+    fn loops(&self) -> Result<Vec<LoopDevice>>;
+    /// Detaches the loop if it still has that backing image; fine when it is gone. `FailedPrecondition` when in use.
+    fn detach_loop(&self, device: &LoopDevice) -> Result<()>;
+    /// Makes the loop show its image's new size.
+    fn refresh_loop(&self, device: &LoopDevice) -> Result<()>;
+    /// Cuts the loop off from its image so that nothing more is written: for file systems freeze, limit, thaw; for raw
+    /// block limit, wait until quiet, another limit. Holds the loop's descriptor from check to ioctl, reads back.
+    /// `Ok(None)` when the loop no longer has that image.
+    fn fence_loop(&self, device: &LoopDevice, deadline_ms: u64) -> Result<Option<Fenced>>;
+    /// Shuts the file system down (FS_IOC_SHUTDOWN without flushing the log), so that a fenced node stops by itself. Never counted as proof.
+    fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()>;
+
+    /// `/proc/sys/kernel/random/boot_id`.
+    fn boot_id(&self) -> Result<String>;
+    /// Inode and generation of a file, for [`LoopRequest::image`].
+    fn image_identity(&self, image: &Path) -> Result<ImageIdentity>;
+}

@@ -1,0 +1,109 @@
+//! The node's half of a backend: from a volume id to a device or directory on this machine.
+
+use crate::{Epoch, NodeIdentity, Result, Volume, VolumeGuard, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What ControllerPublish hands to the node through CSI's publish_context. A hint: the node checks it against the
+/// backend's record and works without it when an orchestrator drops it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachContext {
+    pub version: u32,
+    pub epoch: Epoch,
+}
+
+#[derive(Debug)]
+pub struct ConnectRequest<'a> {
+    pub volume: &'a VolumeId,
+    pub node: &'a NodeIdentity,
+    pub read_only: bool,
+    pub context: Option<&'a AttachContext>,
+}
+
+/// `major:minor` of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DeviceNumber {
+    pub major: u32,
+    pub minor: u32,
+}
+
+/// Where the volume is on this node, verified to be the one meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connected {
+    Device { path: PathBuf, number: DeviceNumber, read_only: bool, epoch: Epoch },
+    Directory { path: PathBuf },
+}
+
+pub trait Connector: Send + Sync {
+    /// Writes this node's record (before it serves anything) and reads back whether it is fenced. A fenced
+    /// incarnation stays fenced; a new one of the same node starts live.
+    fn register(&self, node: &NodeIdentity) -> Result<crate::NodeRecord>;
+
+    /// The volume as the backend records it; `NotFound` when there is none.
+    fn volume(&self, id: &VolumeId) -> Result<Volume>;
+
+    /// Connects, or finds the connection that is there. `Held` when the record does not grant the volume to this
+    /// node's incarnation or `context` has another epoch than the record. Checks the record again after connecting,
+    /// so that a fence that ran meanwhile is seen.
+    fn connect(&self, guard: &VolumeGuard, request: &ConnectRequest<'_>) -> Result<Connected>;
+
+    /// Disconnects everything of this volume on this machine that belongs to this node; fine when nothing is there.
+    fn disconnect(&self, guard: &VolumeGuard, id: &VolumeId, node: &NodeIdentity) -> Result<()>;
+
+    /// What is connected now, from the kernel's tables alone.
+    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>>;
+
+    /// All connections of this backend on this machine, for start-up reconciliation.
+    fn observe_all(&self) -> Result<Vec<(VolumeId, Connected)>>;
+
+    /// After the backend grew the volume: makes the connected device show the new size; the size in bytes.
+    fn refresh_size(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<u64>;
+
+    /// Notes durably that the volume is about to be mounted for the first time: from now on it is never formatted.
+    fn mark_staged(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()>;
+
+    /// How many volumes this node can have; `None` when there is no limit.
+    fn max_volumes(&self) -> Option<u64>;
+
+    /// This node's topology segments.
+    fn topology(&self) -> Result<crate::Segments>;
+}
+
+impl AttachContext {
+    pub const VERSION: u32 = 1;
+    const VERSION_KEY: &'static str = "hawser.version";
+    const EPOCH_KEY: &'static str = "hawser.epoch";
+
+    pub fn new(epoch: Epoch) -> Self {
+        Self { version: Self::VERSION, epoch }
+    }
+
+    pub fn to_map(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (Self::VERSION_KEY.to_owned(), self.version.to_string()),
+            (Self::EPOCH_KEY.to_owned(), self.epoch.to_string()),
+        ])
+    }
+
+    /// `None` for a map without our keys (dropped by the orchestrator); `InvalidArgument` for one that is damaged or
+    /// of a version this driver does not know.
+    pub fn from_map<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<Self>> {
+        let (version, epoch) = match (get(Self::VERSION_KEY), get(Self::EPOCH_KEY)) {
+            (None, None) => return Ok(None),
+            (Some(version), Some(epoch)) => (version, epoch),
+            (Some(_), None) | (None, Some(_)) => return Err(Self::damaged("one of its keys is missing")),
+        };
+        match (version.parse::<u32>(), epoch.parse::<u64>()) {
+            (Ok(Self::VERSION), Ok(epoch)) => Ok(Some(Self::new(Epoch(epoch)))),
+            (Ok(other), Ok(_)) => {
+                Err(Self::damaged(&format!("its version is {other}, this driver knows {}", Self::VERSION)))
+            }
+            _ => Err(Self::damaged("it holds something that is not a number")),
+        }
+    }
+
+    fn damaged(reason: &str) -> crate::Error {
+        crate::Error::invalid(format!("publish_context is not usable: {reason}; publish the volume to this node again"))
+    }
+}

@@ -1,0 +1,36 @@
+//! The domain of hawser: identifiers, sizes, capabilities, records, the attachment contract and the
+//! traits that storage implements. No gRPC and no I/O here; see `docs/architecture.md`.
+#![forbid(unsafe_code)]
+
+mod attachment;
+mod backend;
+mod capability;
+mod connector;
+mod error;
+mod id;
+mod lock;
+mod node;
+mod parameters;
+mod size;
+mod snapshot;
+mod topology;
+mod volume;
+
+pub use attachment::{
+    AttachPlan, Attachment, DetachPlan, Epoch, FenceMethod, FenceProof, Holder, ImageIdentity, plan_attach, plan_detach,
+};
+pub use backend::{
+    Attach, AttachRequest, Backend, Capacity, CapacityQuery, Expand, Fence, FenceHow, FenceOutcome, FenceReport,
+    Orphan, Page, PageRequest, Restrictions, Snapshots,
+};
+pub use capability::{AccessMode, AccessType, FsType, VolumeCapability, VolumeKind};
+pub use connector::{AttachContext, ConnectRequest, Connected, Connector, DeviceNumber};
+pub use error::{Error, ErrorKind, Result};
+pub use id::{BackendName, Incarnation, NodeId, SnapshotId, VolumeId, VolumeName};
+pub use lock::{LockTable, VolumeGuard};
+pub use node::{NodeIdentity, NodeRecord, NodeState};
+pub use parameters::Parameters;
+pub use size::{MAX_SIZE_BYTES, SizeRange};
+pub use snapshot::{Snapshot, SnapshotFilter};
+pub use topology::{Segments, TopologyRequirement};
+pub use volume::{Volume, VolumeSource, VolumeSpec};
