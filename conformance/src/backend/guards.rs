@@ -1,0 +1,34 @@
+//! Work under the lock of another volume is a defect that is caught.
+
+use super::{SIZE, Subject, at_least, lock, refused};
+use volume::{AttachRequest, ConnectRequest, ErrorKind, VolumeName};
+
+pub fn wrong_guards(s: &Subject) {
+    let volume = s.create("v");
+    let n1 = s.register("n1");
+    let wrong = lock("another");
+    let id = &volume.id;
+    refused(s.backend.ensure_volume(&wrong, &s.spec("new")), ErrorKind::Internal);
+    assert_eq!(s.backend.find_volume(&s.volume_id("new")).unwrap(), None);
+    refused(s.backend.delete_volume(&wrong, id), ErrorKind::Internal);
+    if let Some(attach) = s.backend.attach() {
+        refused(
+            attach.attach(&wrong, &AttachRequest { volume: id, node: &n1.id, read_only: false }),
+            ErrorKind::Internal,
+        );
+        refused(attach.detach(&wrong, id, Some(&n1.id)), ErrorKind::Internal);
+    }
+    if let Some(expand) = s.backend.expand() {
+        refused(expand.expand(&wrong, id, at_least(SIZE * 2)), ErrorKind::Internal);
+    }
+    if let Some(snapshots) = s.backend.snapshots() {
+        let (name, snapshot) = (VolumeName::parse("s").unwrap(), s.snapshot_id("s"));
+        refused(snapshots.ensure_snapshot(&lock(id.as_str()), &snapshot, &name, id), ErrorKind::Internal);
+        refused(snapshots.ensure_snapshot(&lock(snapshot.as_str()), &snapshot, &name, id), ErrorKind::Internal);
+        refused(snapshots.delete_snapshot(&wrong, &snapshot), ErrorKind::Internal);
+    }
+    let request = ConnectRequest { volume: id, node: &n1, read_only: false, context: None };
+    refused(s.connector.connect(&wrong, &request), ErrorKind::Internal);
+    refused(s.connector.disconnect(&wrong, id, &n1), ErrorKind::Internal);
+    assert_eq!(s.find(id), volume);
+}
