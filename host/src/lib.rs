@@ -6,6 +6,8 @@
 
 pub mod command;
 mod effects;
+pub mod file;
+mod sys;
 mod types;
 
 pub use effects::Effects;
