@@ -1,1 +1,50 @@
-fn main() {}
+//! `cargo xtask test` runs everything that says whether this tree works; `tidy` and `tools` are parts of it by themselves.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a build tool starts cargo, Go and the tests; nothing of this is shipped"
+)]
+
+mod counts;
+mod install;
+mod libtest;
+mod process;
+mod steps;
+mod tidy;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Checks and tests of hawser")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what is missing, then runs every check and test. The last line counts them.
+    Test(steps::TestArguments),
+    /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
+    Tidy,
+    /// Builds the tests' external tools into the cache and prints where they are.
+    Tools,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Test(arguments) => steps::test(&arguments),
+        Command::Tidy => tidy::print(),
+        Command::Tools => install::print_tools(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What the tests need from outside the tree: Debian packages, Go, and csi-sanity built with it.
+//!
+//! Tools are built once into `$HAWSER_CACHE` (else `~/.cache/hawser`), under their version, never into the tree.
+
+use crate::process::{self, Log};
+use crate::workspace::Workspace;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A program that shows whether the package is there, and the Debian package that brings it.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("git", "git"),
+    ("gcc", "gcc"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("losetup", "mount"),
+    ("nsenter", "util-linux"),
+    ("kill", "procps"),
+];
+/// The static C library that a static binary links.
+const LIBC_PACKAGE: &str = "libc6-dev";
+const CA_PACKAGE: &str = "ca-certificates";
+
+const SANITY_MODULE: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity";
+const SANITY_VERSION: &str = "v5.6.0";
+/// Go 1.21 and later fetch the toolchain that a module asks for by themselves.
+const FIRST_GO_WITH_TOOLCHAINS: (u32, u32) = (1, 21);
+/// The toolchain to take, as a Go module, where Go is older than that.
+const GO_TOOLCHAIN: &str = "v0.0.1-go1.26.0.linux-";
+
+const PACKAGES_DEADLINE: Duration = Duration::from_secs(900);
+const TOOL_DEADLINE: Duration = Duration::from_secs(1200);
+
+pub(crate) struct Tools {
+    pub(crate) csi_sanity: PathBuf,
+}
+
+/// Installs what is missing. Fine without root when nothing is.
+pub(crate) fn packages(log: &mut Log) -> Result<(), String> {
+    let mut missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !process::is_installed(program)).map(|(_, package)| *package).collect();
+    if !has_static_libc() {
+        missing.push(LIBC_PACKAGE);
+    }
+    if !Path::new("/etc/ssl/certs").is_dir() {
+        missing.push(CA_PACKAGE);
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt_install(&missing, log)
+}
+
+/// csi-sanity, from the cache or built now.
+pub(crate) fn tools(log: &mut Log) -> Result<Tools, String> {
+    Ok(Tools { csi_sanity: csi_sanity(log)? })
+}
+
+/// `cargo xtask tools`.
+pub(crate) fn print_tools() -> Result<bool, String> {
+    let workspace = Workspace::load()?;
+    let mut log = Log::create(&workspace.log_directory(), "tools")?;
+    packages(&mut log)?;
+    println!("csi-sanity {SANITY_VERSION}: {}", tools(&mut log)?.csi_sanity.display());
+    Ok(true)
+}
+
+fn csi_sanity(log: &mut Log) -> Result<PathBuf, String> {
+    let directory = cache()?.join("tools").join(format!("csi-sanity-{SANITY_VERSION}-{}", std::env::consts::ARCH));
+    let program = directory.join("csi-sanity");
+    if program.is_file() {
+        return Ok(program);
+    }
+    let go = go(log)?;
+    // Built beside and renamed, so that an interrupted build is never taken for a tool.
+    let building = directory.with_extension(format!("{}.new", std::process::id()));
+    let mut install = Command::new(&go);
+    install.args(["install", &format!("{SANITY_MODULE}@{SANITY_VERSION}")]);
+    install.env("GOBIN", &building).env("GOTOOLCHAIN", "auto").env("CGO_ENABLED", "0").env("GOFLAGS", "-trimpath");
+    process::run(&mut install, TOOL_DEADLINE, log, &mut |_| {})
+        .map_err(|error| format!("cannot build csi-sanity {SANITY_VERSION}: {error}; see {}", log.path.display()))?;
+    std::fs::rename(&building, &directory)
+        .or_else(|error| {
+            // Another run was faster.
+            let _ = std::fs::remove_dir_all(&building);
+            if program.is_file() { Ok(()) } else { Err(error) }
+        })
+        .map_err(|error| format!("cannot move csi-sanity to {}: {error}", directory.display()))?;
+    Ok(program)
+}
+
+/// A Go that can build today's modules: the one in PATH, Debian's, or a toolchain that Debian's old one fetches as a module.
+fn go(log: &mut Log) -> Result<PathBuf, String> {
+    let usual = Path::new("/usr/local/go/bin/go");
+    let mut go =
+        PathBuf::from(if !process::is_installed("go") && usual.is_file() { "/usr/local/go/bin/go" } else { "go" });
+    if go_version(&go).is_none() {
+        apt_install(&["golang-go", CA_PACKAGE], log)?;
+        go = PathBuf::from("go");
+    }
+    let version = go_version(&go).ok_or("Go is not installed and Debian's golang-go did not bring it")?;
+    if version >= FIRST_GO_WITH_TOOLCHAINS { Ok(go) } else { newer_go(&go, log) }
+}
+
+fn go_version(go: &Path) -> Option<(u32, u32)> {
+    let text = process::output(Command::new(go).args(["env", "GOVERSION"])).ok()?;
+    let mut numbers = text.trim().strip_prefix("go")?.split('.').map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// A toolchain is an ordinary module (https://go.dev/doc/toolchain), so an older Go can download it too; it only does
+/// not know that its programs must be executable.
+fn newer_go(old: &Path, log: &mut Log) -> Result<PathBuf, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Downloaded {
+        dir: PathBuf,
+    }
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => {
+            return Err(format!(
+                "Go is too old to build csi-sanity, and no newer one is known for {other}: install Go 1.25"
+            ));
+        }
+    };
+    log.line("this Go is older than 1.21; fetching a newer one as a module");
+    let mut download = Command::new(old);
+    download.args(["mod", "download", "-json", &format!("golang.org/toolchain@{GO_TOOLCHAIN}{architecture}")]);
+    // Outside of any module, as the tree has none.
+    let json = process::output(download.current_dir(std::env::temp_dir())).map_err(|error| {
+        format!("Go is too old to build csi-sanity and fetching a newer one failed ({error}): install Go 1.25")
+    })?;
+    let found: Downloaded =
+        serde_json::from_str(&json).map_err(|error| format!("cannot read what Go downloaded: {error}"))?;
+    // The module cache is read-only by design; a copy of our own is not.
+    let copy = cache()?.join("tools").join(format!("go-{GO_TOOLCHAIN}{architecture}"));
+    if !copy.join("bin/go").is_file() {
+        let building = copy.with_extension(format!("{}.new", std::process::id()));
+        let script = "mkdir -p \"$(dirname \"$2\")\" && cp -r --no-preserve=mode \"$1\" \"$2\" && chmod -R +x \"$2/bin\" \"$2/pkg/tool\"";
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script, "sh"]).arg(&found.dir).arg(&building);
+        process::run(&mut sh, PACKAGES_DEADLINE, log, &mut |_| {})?;
+        std::fs::rename(&building, &copy).map_err(|error| format!("cannot move Go to {}: {error}", copy.display()))?;
+    }
+    Ok(copy.join("bin/go"))
+}
+
+fn apt_install(packages: &[&str], log: &mut Log) -> Result<(), String> {
+    let names = packages.join(" ");
+    if !process::is_installed("apt-get") {
+        return Err(format!("missing, and this is not Debian: install what Debian calls {names}"));
+    }
+    if !is_root() {
+        return Err(format!("missing, and only root can install it: apt-get install {names}"));
+    }
+    let install = |log: &mut Log| {
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "-y", "--no-install-recommends"]).args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+        process::run(&mut apt, PACKAGES_DEADLINE, log, &mut |_| {})
+    };
+    // A machine just installed has no package lists; one that has them need not fetch them again.
+    if install(log).is_ok() {
+        return Ok(());
+    }
+    let mut update = Command::new("apt-get");
+    process::run(update.arg("update"), PACKAGES_DEADLINE, log, &mut |_| {})?;
+    install(log).map_err(|error| format!("cannot install {names}: {error}; see {}", log.path.display()))
+}
+
+fn has_static_libc() -> bool {
+    let libraries = ["/usr/lib", "/usr/lib64"].into_iter().flat_map(std::fs::read_dir).flatten().flatten();
+    let directories = libraries.map(|entry| entry.path()).chain(["/usr/lib", "/usr/lib64"].map(PathBuf::from));
+    directories.into_iter().any(|directory| directory.join("libc.a").is_file())
+}
+
+fn is_root() -> bool {
+    process::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+}
+
+fn cache() -> Result<PathBuf, String> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("HAWSER_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("hawser")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/hawser")))
+        .ok_or_else(|| "neither HAWSER_CACHE nor HOME says where to keep tools".to_owned())
+}

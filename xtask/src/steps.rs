@@ -1,0 +1,302 @@
+//! The steps of `cargo xtask test`, in their order.
+
+use crate::counts::{Counts, count_line};
+use crate::install::{self, Tools};
+use crate::libtest::LibtestReader;
+use crate::process::{self, Log};
+use crate::tidy;
+use crate::workspace::{Workspace, cargo};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub(crate) struct TestArguments {
+    /// Only these steps, and what they need.
+    #[arg(long, value_delimiter = ',', value_name = "STEP")]
+    only: Vec<String>,
+    /// Prints the steps and what they do.
+    #[arg(long)]
+    list: bool,
+}
+
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    /// Steps that must have succeeded before.
+    needs: &'static [&'static str],
+    run: fn(&mut Session, &mut Log) -> Counts,
+}
+
+/// What earlier steps made.
+struct Session {
+    workspace: Workspace,
+    tools: Option<Tools>,
+    hawser: Option<PathBuf>,
+    e2e: Option<PathBuf>,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "install", about: "Debian packages, Go and csi-sanity, where missing", needs: &[], run: install },
+    Step { name: "fmt", about: "rustfmt", needs: &[], run: fmt },
+    Step { name: "tidy", about: "the rules of this tree", needs: &["install"], run: tidy },
+    Step { name: "clippy", about: "clippy, warnings are errors", needs: &["install"], run: clippy },
+    Step { name: "unit", about: "unit, property and conformance tests", needs: &["install"], run: unit },
+    Step { name: "build", about: "the release binaries that the steps below run", needs: &["install"], run: build },
+    Step {
+        name: "sanity",
+        about: "csi-sanity against the real binary: each profile, file system and block access",
+        needs: &["install", "build"],
+        run: sanity,
+    },
+    Step {
+        name: "input",
+        about: "bad input over the wire",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["input"]),
+    },
+    Step {
+        name: "storms",
+        about: "many calls at once, on one volume and on many",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["storms"]),
+    },
+    Step {
+        name: "cancel",
+        about: "the client goes away at each step of each call",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["cancel"]),
+    },
+    Step {
+        name: "crash",
+        about: "the process is killed after each effect of each call, or stopped while another takes over",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["crash"]),
+    },
+    Step {
+        name: "failover",
+        about: "no acknowledged write is lost, none is acknowledged after the fence; with controls that must fail",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["failover"]),
+    },
+    Step {
+        name: "demo",
+        about: "the demonstration, with a killed and with a frozen node",
+        needs: &["build"],
+        run: demo,
+    },
+];
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// `cargo xtask test`: whether nothing failed.
+pub(crate) fn test(arguments: &TestArguments) -> Result<bool, String> {
+    if arguments.list {
+        for step in STEPS {
+            println!("{:<10}{}", step.name, step.about);
+        }
+        return Ok(true);
+    }
+    let chosen = choose(&arguments.only)?;
+    let mut session = Session { workspace: Workspace::load()?, tools: None, hawser: None, e2e: None };
+    let logs = session.workspace.log_directory();
+    let mut total = Counts::default();
+    let mut failed = BTreeSet::new();
+    for step in STEPS.iter().filter(|step| chosen.contains(step.name)) {
+        let started = Instant::now();
+        let mut log = Log::create(&logs, step.name)?;
+        let counts = match step.needs.iter().find(|need| failed.contains(*need)) {
+            Some(need) => Counts::fail(format!("not run, because {need} failed")),
+            None => (step.run)(&mut session, &mut log),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let verdict = if counts.failures.is_empty() { "ok" } else { "FAILED" };
+        println!("{:<10}{verdict:<8}{:<40}{seconds:>7.1} s", step.name, counts.summary());
+        for failure in &counts.failures {
+            println!("    {failure}");
+        }
+        if !counts.failures.is_empty() {
+            println!("    log: {}", log.path.display());
+            failed.insert(step.name);
+        }
+        total.add(Counts {
+            failures: counts.failures.iter().map(|failure| format!("{}: {failure}", step.name)).collect(),
+            skipped: counts.skipped.iter().map(|skipped| format!("{}: {skipped}", step.name)).collect(),
+            ..counts
+        });
+    }
+    print_list("skipped", &total.skipped);
+    print_list("failed", &total.failures);
+    println!("{}", total.summary());
+    Ok(total.failures.is_empty())
+}
+
+fn print_list(title: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        println!("\n{title}:");
+        lines.iter().for_each(|line| println!("  {line}"));
+        println!();
+    }
+}
+
+/// The steps named and what they need; all when none is named.
+fn choose(only: &[String]) -> Result<BTreeSet<&'static str>, String> {
+    let find = |name: &str| STEPS.iter().find(|step| step.name == name);
+    let mut open: Vec<&Step> = Vec::new();
+    for name in only {
+        let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        open.push(find(name).ok_or_else(|| format!("no step {name:?}; the steps are {}", names.join(", ")))?);
+    }
+    if only.is_empty() {
+        open.extend(STEPS);
+    }
+    let mut chosen = BTreeSet::new();
+    while let Some(step) = open.pop() {
+        if chosen.insert(step.name) {
+            open.extend(step.needs.iter().filter_map(|need| find(need)));
+        }
+    }
+    Ok(chosen)
+}
+
+fn install(session: &mut Session, log: &mut Log) -> Counts {
+    let mut counts = match install::packages(log) {
+        Ok(()) => Counts::pass(),
+        Err(error) => Counts::fail(error),
+    };
+    match install::tools(log) {
+        Ok(tools) => {
+            counts.passed += 1;
+            session.tools = Some(tools);
+        }
+        Err(error) => counts.failures.push(error),
+    }
+    counts
+}
+
+fn fmt(session: &mut Session, log: &mut Log) -> Counts {
+    checked(session, log, &["fmt", "--all", "--check"], 2 * MINUTE)
+}
+
+fn clippy(session: &mut Session, log: &mut Log) -> Counts {
+    checked(session, log, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], 20 * MINUTE)
+}
+
+fn tidy(session: &mut Session, log: &mut Log) -> Counts {
+    tidy::check(&session.workspace, |line| log.line(line))
+}
+
+fn unit(session: &mut Session, log: &mut Log) -> Counts {
+    let mut reader = LibtestReader::default();
+    let mut tests = Command::new(cargo());
+    tests.args(["test", "--workspace", "--all-targets", "--no-fail-fast", "--", "--show-output"]);
+    tests.current_dir(&session.workspace.root);
+    let ended = process::run(&mut tests, 25 * MINUTE, log, &mut |line| reader.line(line));
+    reader.finish(ended.is_ok())
+}
+
+fn build(session: &mut Session, log: &mut Log) -> Counts {
+    #[derive(Deserialize)]
+    struct Message {
+        executable: Option<PathBuf>,
+    }
+    let mut binaries = Vec::new();
+    let mut build = Command::new(cargo());
+    build.args(["build", "--release", "-p", "driver", "-p", "e2e", "--message-format", "json-render-diagnostics"]);
+    let ended = process::run(build.current_dir(&session.workspace.root), 25 * MINUTE, log, &mut |line| {
+        binaries.extend(serde_json::from_str::<Message>(line).ok().and_then(|message| message.executable));
+    });
+    let named = |name: &str| binaries.iter().find(|path| path.file_name().is_some_and(|n| n == name)).cloned();
+    (session.hawser, session.e2e) = (named("hawser"), named("e2e"));
+    match ended {
+        Ok(()) if session.hawser.is_some() && session.e2e.is_some() => Counts::pass(),
+        Ok(()) => Counts::fail("cargo did not name the binaries hawser and e2e"),
+        Err(error) => Counts::fail(error),
+    }
+}
+
+fn sanity(session: &mut Session, log: &mut Log) -> Counts {
+    let Some(tools) = &session.tools else { return Counts::fail("csi-sanity is not there") };
+    let program = tools.csi_sanity.to_string_lossy().into_owned();
+    e2e(session, log, &["sanity", "--csi-sanity", &program])
+}
+
+fn e2e(session: &mut Session, log: &mut Log, arguments: &[&str]) -> Counts {
+    let (Some(e2e), Some(hawser)) = (&session.e2e, &session.hawser) else {
+        return Counts::fail("the binaries are not there");
+    };
+    let mut command = Command::new(e2e);
+    command.arg("--hawser").arg(hawser).args(arguments);
+    counted(&mut command, log, 12 * MINUTE)
+}
+
+fn demo(session: &mut Session, log: &mut Log) -> Counts {
+    let Some(hawser) = &session.hawser else { return Counts::fail("the binary is not there") };
+    let mut counts = Counts::default();
+    for fault in ["kill", "freeze"] {
+        let mut skipped = Counts::default();
+        let mut command = Command::new(hawser);
+        command.args(["demo", "--fault", fault]);
+        let ended = process::run(&mut command, 5 * MINUTE, log, &mut |line| {
+            if line.starts_with("SKIPPED: ") {
+                count_line(&mut skipped, line);
+            }
+        });
+        match ended {
+            _ if !skipped.skipped.is_empty() => counts.add(skipped),
+            Ok(()) => counts.passed += 1,
+            Err(error) => counts.failures.push(format!("demo --fault {fault}: {error}")),
+        }
+    }
+    counts
+}
+
+/// One cargo command that passes or fails as a whole.
+fn checked(session: &Session, log: &mut Log, arguments: &[&str], deadline: Duration) -> Counts {
+    let mut command = Command::new(cargo());
+    command.args(arguments).current_dir(&session.workspace.root);
+    match process::run(&mut command, deadline, log, &mut |_| {}) {
+        Ok(()) => Counts::pass(),
+        Err(error) => Counts::fail(error),
+    }
+}
+
+/// A program that reports its tests by lines. One that fails or runs nothing without saying so counts as a failure.
+fn counted(command: &mut Command, log: &mut Log, deadline: Duration) -> Counts {
+    let mut counts = Counts::default();
+    let ended = process::run(command, deadline, log, &mut |line| count_line(&mut counts, line));
+    if let Err(error) = ended {
+        if counts.failures.is_empty() || error.contains("killed") {
+            counts.failures.push(error);
+        }
+    } else if counts == Counts::default() {
+        counts.failures.push("no test was run".to_owned());
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_bring_what_they_need() {
+        assert_eq!(choose(&["storms".to_owned()]).unwrap(), BTreeSet::from(["build", "install", "storms"]));
+        assert_eq!(choose(&[]).unwrap().len(), STEPS.len());
+        assert!(choose(&["nothing".to_owned()]).unwrap_err().contains("the steps are install"));
+    }
+
+    #[test]
+    fn a_program_that_reports_nothing_has_failed() {
+        let directory = std::env::temp_dir().join(format!("xtask-steps-{}", std::process::id()));
+        let mut log = Log::create(&directory, "sh").unwrap();
+        let mut run = |script: &str| counted(Command::new("sh").args(["-c", script]), &mut log, MINUTE).summary();
+        assert_eq!(run("true"), "0 passed, 1 failed");
+        assert_eq!(run("exit 1"), "0 passed, 1 failed");
+        assert_eq!(run("echo ok a; echo FAILED b: c; exit 1"), "1 passed, 1 failed");
+        assert_eq!(run("echo ok a; exit 1"), "1 passed, 1 failed");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
