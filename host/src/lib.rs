@@ -12,16 +12,20 @@ mod types;
 
 pub use effects::Effects;
 pub use types::{
-    Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, PathState, Probe,
+    Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner, PathState,
+    Probe,
 };
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use volume::{DeviceNumber, FsType, ImageIdentity, Result};
 
 /// What the node service, the pool and the demo ask of the machine.
 pub trait Host: Send + Sync {
     // Paths that an orchestrator names (staging and target paths).
 
+    /// The absolute path as the mount table shows it: symlinks and `..` in its parents resolved as far as they exist, the
+    /// last component kept as it is.
+    fn resolve_parents(&self, path: &Path) -> Result<PathBuf>;
     /// Never follows a final symlink.
     fn observe_path(&self, path: &Path) -> Result<PathState>;
     /// Makes the directory, and missing parents; fine when it is there. `FailedPrecondition` for anything else.
@@ -41,6 +45,8 @@ pub trait Host: Send + Sync {
     /// Unmounts the top mount of `path`; fine when nothing is mounted there. `FailedPrecondition` when busy.
     fn unmount(&self, path: &Path) -> Result<()>;
     fn stats(&self, path: &Path) -> Result<FileSystemStats>;
+    /// Owner and permission bits of the directory at `path` (a mounted volume's root).
+    fn owner(&self, path: &Path) -> Result<Owner>;
     /// Sets owner and permission bits of the directory at `path` (a mounted volume's root).
     fn set_owner(&self, path: &Path, uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()>;
 

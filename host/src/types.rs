@@ -84,6 +84,14 @@ pub struct FileSystemStats {
     pub used_inodes: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits, at most 0o7777.
+    pub mode: u32,
+}
+
 #[derive(Debug, Clone)]
 pub struct LoopRequest<'a> {
     /// Path of the image; opened once without following symlinks, then checked against `identity`.
