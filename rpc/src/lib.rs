@@ -1,1 +1,20 @@
+//! gRPC glue that the services share: what a call is, how its work runs, what an error becomes on the wire, what is
+//! logged and counted, which socket it comes in by, and what an orchestrator may be told that the driver can do.
+#![forbid(unsafe_code)]
 
+mod call;
+mod metrics;
+pub mod parse;
+mod profile;
+mod runtime;
+mod socket;
+mod status;
+mod trace;
+
+pub use call::{Call, Rpc};
+pub use metrics::Metrics;
+pub use profile::Profile;
+pub use runtime::Runtime;
+pub use socket::{Incoming, SocketFile, bind, parse_endpoint};
+pub use status::{status, unimplemented};
+pub use trace::Trace;

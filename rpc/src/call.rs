@@ -1,0 +1,96 @@
+//! Which call this is, for logs, metrics and the choice of status codes.
+
+use std::fmt;
+
+/// One call as it is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub rpc: Rpc,
+    /// The id of the volume or snapshot it is about, as the client wrote it.
+    pub volume: Option<String>,
+    pub node: Option<String>,
+}
+
+macro_rules! rpcs {
+    ($($name:ident),* $(,)?) => {
+        /// Every call of CSI 1.13.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Rpc {
+            $($name),*
+        }
+
+        impl Rpc {
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// CSI's own name of the call.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name)),*
+                }
+            }
+        }
+    };
+}
+
+rpcs! {
+    GetPluginInfo,
+    GetPluginCapabilities,
+    Probe,
+    CreateVolume,
+    DeleteVolume,
+    ControllerPublishVolume,
+    ControllerUnpublishVolume,
+    ValidateVolumeCapabilities,
+    ListVolumes,
+    ControllerListVolumeHealth,
+    ControllerGetVolumeHealth,
+    GetCapacity,
+    ControllerGetCapabilities,
+    CreateSnapshot,
+    DeleteSnapshot,
+    ListSnapshots,
+    GetSnapshot,
+    ControllerExpandVolume,
+    ControllerGetVolume,
+    ControllerModifyVolume,
+    GroupControllerGetCapabilities,
+    CreateVolumeGroupSnapshot,
+    DeleteVolumeGroupSnapshot,
+    GetVolumeGroupSnapshot,
+    GetMetadataAllocated,
+    GetMetadataDelta,
+    NodeStageVolume,
+    NodeUnstageVolume,
+    NodePublishVolume,
+    NodeUnpublishVolume,
+    NodeGetVolumeStats,
+    NodeGetVolumeHealth,
+    NodeGetStorageHealth,
+    NodeExpandVolume,
+    NodeGetCapabilities,
+    NodeGetInfo,
+}
+
+impl Call {
+    pub fn new(rpc: Rpc) -> Self {
+        Self { rpc, volume: None, node: None }
+    }
+
+    #[must_use]
+    pub fn volume(mut self, id: &str) -> Self {
+        self.volume = Some(id.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn node(mut self, id: &str) -> Self {
+        self.node = Some(id.to_owned());
+        self
+    }
+}
+
+impl fmt::Display for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
