@@ -7,6 +7,7 @@
 pub mod command;
 mod effects;
 pub mod file;
+pub mod filesystem;
 mod sys;
 mod types;
 
