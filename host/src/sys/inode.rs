@@ -1,0 +1,65 @@
+//! ioctls on file systems: freeze, thaw, shutdown, what btrfs says of itself. `linux/fs.h`, `linux/btrfs.h`.
+
+use nix::errno::Errno;
+use std::os::fd::{AsFd, AsRawFd};
+
+const FIFREEZE: libc::Ioctl = nix::request_code_readwrite!(b'X', 119, size_of::<libc::c_int>()) as libc::Ioctl;
+const FITHAW: libc::Ioctl = nix::request_code_readwrite!(b'X', 120, size_of::<libc::c_int>()) as libc::Ioctl;
+/// The same number in ext4 and xfs.
+const FS_IOC_SHUTDOWN: libc::Ioctl = nix::request_code_read!(b'X', 125, size_of::<u32>()) as libc::Ioctl;
+/// Stop at once; what the log holds in memory is dropped.
+const SHUTDOWN_NOLOGFLUSH: u32 = 2;
+const BTRFS_IOC_FS_INFO: libc::Ioctl = nix::request_code_read!(0x94, 31, size_of::<BtrfsFsInfo>()) as libc::Ioctl;
+
+/// struct btrfs_ioctl_fs_info_args: the kernel fills 1024 bytes.
+#[repr(C)]
+struct BtrfsFsInfo {
+    max_id: u64,
+    num_devices: u64,
+    fsid: [u8; 16],
+    rest: [u8; 992],
+}
+
+/// FIFREEZE: writes everything out and stops all writers of the file system that `file` is on. EBUSY when frozen.
+pub(crate) fn freeze(file: impl AsFd) -> nix::Result<()> {
+    // SAFETY: the argument is not used.
+    Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FIFREEZE, 0) }).map(drop)
+}
+
+/// FITHAW. EINVAL when it is not frozen.
+pub(crate) fn thaw(file: impl AsFd) -> nix::Result<()> {
+    thaw_raw(file.as_fd().as_raw_fd())
+}
+
+/// The same for a child after fork, which has nothing but the number. Async-signal-safe.
+pub(super) fn thaw_raw(file: libc::c_int) -> nix::Result<()> {
+    // SAFETY: the argument is not used; a wrong descriptor answers EBADF or ENOTTY.
+    Errno::result(unsafe { libc::ioctl(file, FITHAW, 0) }).map(drop)
+}
+
+/// FS_IOC_SHUTDOWN with NOLOGFLUSH. ENOTTY where the file system has none.
+pub(crate) fn shut_down(file: impl AsFd) -> nix::Result<()> {
+    let flags = SHUTDOWN_NOLOGFLUSH;
+    // SAFETY: the kernel reads a u32 of ours.
+    Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_SHUTDOWN, &flags) }).map(drop)
+}
+
+/// BTRFS_IOC_FS_INFO: the id under which /sys/fs/btrfs lists the mounted file system.
+pub(crate) fn btrfs_fsid(file: impl AsFd) -> nix::Result<[u8; 16]> {
+    let mut info = BtrfsFsInfo { max_id: 0, num_devices: 0, fsid: [0; 16], rest: [0; 992] };
+    // SAFETY: the kernel reads and writes the 1024 bytes of the struct, which the request's number states.
+    Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), BTRFS_IOC_FS_INFO, &mut info) }).map(|_| info.fsid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_the_kernel_headers_have_them() {
+        assert_eq!(size_of::<BtrfsFsInfo>(), 1024);
+        assert_eq!(FIFREEZE, 0xc004_5877_u32 as libc::Ioctl);
+        assert_eq!(FITHAW, 0xc004_5878_u32 as libc::Ioctl);
+        assert_eq!(FS_IOC_SHUTDOWN, 0x8004_587d_u32 as libc::Ioctl);
+    }
+}
