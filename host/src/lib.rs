@@ -5,13 +5,16 @@
 //! so a test can end or stop the process after any of them.
 
 pub mod command;
+pub mod deadline;
 mod effects;
 pub mod file;
 pub mod filesystem;
+mod linux;
 mod sys;
 mod types;
 
 pub use effects::Effects;
+pub use linux::LinuxHost;
 pub use types::{
     Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner, PathState,
     Probe,

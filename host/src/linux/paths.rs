@@ -1,0 +1,207 @@
+//! Paths that an orchestrator names. Parents are walked by descriptor and may pass through symlinks (an orchestrator's
+//! own directory often is one); the last component never is followed.
+
+use super::os;
+use crate::sys::mount::is_mount_root;
+use crate::{Effects, PathState};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+use volume::{Error, ErrorKind, Result};
+
+/// Of directories that are made; an orchestrator widens it where others are to look in.
+const DIRECTORY_MODE: Mode = Mode::S_IRWXU.union(Mode::S_IRGRP).union(Mode::S_IXGRP);
+const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+pub(super) fn observe(path: &Path) -> Result<PathState> {
+    checked(path)?;
+    let Some(stat) = lstat(path)? else { return Ok(PathState::Absent) };
+    Ok(match kind(&stat) {
+        SFlag::S_IFDIR => PathState::Directory { is_empty: is_empty(path) },
+        SFlag::S_IFREG => PathState::File { size_bytes: u64::try_from(stat.st_size).unwrap_or(0) },
+        SFlag::S_IFBLK => PathState::BlockDevice(os::device_number(stat.st_rdev)?),
+        SFlag::S_IFLNK => PathState::Symlink,
+        _ => PathState::Other,
+    })
+}
+
+pub(super) fn ensure_directory(effects: &Effects, path: &Path) -> Result<()> {
+    let (parents, name) = checked(path)?;
+    let parent = ensure_parents(effects, path, &parents)?;
+    match ensure_child(effects, &parent, name, OFlag::O_NOFOLLOW) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(not_a_directory(path, path, errno)),
+    }
+}
+
+pub(super) fn ensure_file(effects: &Effects, path: &Path) -> Result<()> {
+    let (parents, name) = checked(path)?;
+    let parent = ensure_parents(effects, path, &parents)?;
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    match openat(&parent, name, flags, FILE_MODE) {
+        Ok(_) => {
+            effects.done("make-file");
+            return Ok(());
+        }
+        Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(os::error(format!("making the file {}", path.display()), errno)),
+    }
+    match observe(path)? {
+        PathState::File { size_bytes: 0 } => Ok(()),
+        PathState::BlockDevice(_) if is_mount_point(path)? => Ok(()),
+        other => Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            format!("{} is to be an empty file, but there is {}; remove it", path.display(), describe(&other)),
+        )),
+    }
+}
+
+pub(super) fn remove(effects: &Effects, path: &Path) -> Result<()> {
+    let refused = |why: &str| {
+        Err(Error::new(ErrorKind::FailedPrecondition, format!("{} is not removed: {why}", path.display())))
+    };
+    let state = observe(path)?;
+    let flag = match &state {
+        PathState::Absent => return Ok(()),
+        PathState::Directory { .. } => UnlinkatFlags::RemoveDir,
+        PathState::File { .. } | PathState::BlockDevice(_) => UnlinkatFlags::NoRemoveDir,
+        PathState::Symlink | PathState::Other => return refused(&format!("it is {}", describe(&state))),
+    };
+    if is_mount_point(path)? {
+        return refused("something is mounted there");
+    }
+    match state {
+        PathState::File { size_bytes: 0 } | PathState::Directory { .. } => {}
+        // Data that somebody wrote where a mount was expected, or a device node that is not ours.
+        other => return refused(&format!("it is {}, not an empty file", describe(&other))),
+    }
+    match unlinkat(AT_FDCWD, path, flag) {
+        Ok(()) => {
+            effects.done("remove-target");
+            Ok(())
+        }
+        Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+            refused("it is not empty; what is in it was written there while no volume was mounted")
+        }
+        Err(Errno::EBUSY) => refused("something is mounted there"),
+        Err(errno) => Err(os::error(format!("removing {}", path.display()), errno)),
+    }
+}
+
+/// Opens what is at `path`, without following a final symlink and without opening a device: for `fstat`, mounts onto it.
+pub(super) fn open_place(path: &Path) -> Result<OwnedFd> {
+    checked(path)?;
+    openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| os::error(format!("opening {}", path.display()), errno))
+}
+
+/// What kind of thing is at `path`, if any.
+pub(super) fn observe_kind(path: &Path) -> Result<Option<SFlag>> {
+    checked(path)?;
+    Ok(lstat(path)?.as_ref().map(kind))
+}
+
+/// Whether `path` is where something is mounted, in this mount namespace.
+pub(super) fn is_mount_point(path: &Path) -> Result<bool> {
+    is_mount_root(&open_place(path)?)
+        .map_err(|errno| os::error(format!("asking whether {} is a mount point", path.display()), errno))
+}
+
+/// The components above the last, and the last. `InvalidArgument` for anything but a plain absolute path.
+fn checked(path: &Path) -> Result<(Vec<&OsStr>, &OsStr)> {
+    let refused = |why: &str| Err(Error::invalid(format!("path {path:?} {why}")));
+    if !path.is_absolute() {
+        return refused("is not absolute");
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return refused("holds a zero byte");
+    }
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return refused("holds `..`"),
+        }
+    }
+    match names.pop() {
+        Some(name) => Ok((names, name)),
+        None => refused("is the root directory"),
+    }
+}
+
+fn ensure_parents(effects: &Effects, path: &Path, parents: &[&OsStr]) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut directory =
+        openat(AT_FDCWD, "/", flags, Mode::empty()).map_err(|errno| os::error("opening the root directory", errno))?;
+    let mut so_far = std::path::PathBuf::from("/");
+    for name in parents {
+        so_far.push(name);
+        directory = ensure_child(effects, &directory, name, OFlag::empty())
+            .map_err(|errno| not_a_directory(path, &so_far, errno))?;
+    }
+    Ok(directory)
+}
+
+fn ensure_child(effects: &Effects, parent: &OwnedFd, name: &OsStr, follow: OFlag) -> nix::Result<OwnedFd> {
+    let open =
+        || openat(parent, name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | follow, Mode::empty());
+    match open() {
+        Err(Errno::ENOENT) => {}
+        other => return other,
+    }
+    match mkdirat(parent, name, DIRECTORY_MODE) {
+        Ok(()) => effects.done("make-directory"),
+        Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    open()
+}
+
+fn not_a_directory(path: &Path, at: &Path, errno: Errno) -> Error {
+    match errno {
+        Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT => Error::new(
+            ErrorKind::FailedPrecondition,
+            format!("making the directory {}: {} is there and is not a directory", path.display(), at.display()),
+        ),
+        errno => os::error(format!("making the directory {}", path.display()), errno),
+    }
+}
+
+/// `None` when nothing is there, also when a parent is no directory: then nothing can be.
+fn lstat(path: &Path) -> Result<Option<FileStat>> {
+    match fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(os::error(format!("looking at {}", path.display()), errno)),
+    }
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+/// A directory that cannot be read (a file system that was shut down) is not shown to be empty.
+fn is_empty(path: &Path) -> bool {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let Ok(mut directory) = Dir::openat(AT_FDCWD, path, flags, Mode::empty()) else { return false };
+    directory.iter().all(|entry| entry.is_ok_and(|e| matches!(e.file_name().to_bytes(), b"." | b"..")))
+}
+
+fn describe(state: &PathState) -> String {
+    match state {
+        PathState::Absent => "nothing".to_owned(),
+        PathState::Directory { .. } => "a directory".to_owned(),
+        PathState::File { size_bytes } => format!("a file of {size_bytes} bytes"),
+        PathState::BlockDevice(number) => format!("the block device {}:{}", number.major, number.minor),
+        PathState::Symlink => "a symbolic link".to_owned(),
+        PathState::Other => "a socket, pipe or character device".to_owned(),
+    }
+}
