@@ -119,7 +119,10 @@ fn wait_until_quiet(device: &LoopDevice, ends: Instant) -> Result<()> {
         if Instant::now() > ends {
             return Err(Error::new(
                 ErrorKind::Timeout,
-                format!("{} still writes to its image after it was limited; the storage below may be hung", device.path.display()),
+                format!(
+                    "{} still writes to its image after it was limited; the storage below may be hung",
+                    device.path.display()
+                ),
             ));
         }
         std::thread::sleep(LOOK_EVERY);
@@ -139,7 +142,8 @@ struct Writes {
 
 /// Writes and discards, as /sys counts them. Flushes are not counted: they carry no data.
 fn writes(device: &LoopDevice) -> Result<Writes> {
-    let directory = std::path::Path::new("/sys/dev/block").join(format!("{}:{}", device.number.major, device.number.minor));
+    let directory =
+        std::path::Path::new("/sys/dev/block").join(format!("{}:{}", device.number.major, device.number.minor));
     let numbers = |file: &str| -> Result<Vec<u64>> {
         let path = directory.join(file);
         let line = os::read_line(&path)?;

@@ -12,11 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use volume::{DeviceNumber, Error, ErrorKind, Result};
 
-pub(super) fn with_frozen(
-    device: DeviceNumber,
-    deadline_ms: u64,
-    work: &mut dyn FnMut() -> Result<()>,
-) -> Result<()> {
+pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let what = format!("freezing the file system on device {}:{}", device.major, device.minor);
     let frozen = deadline::run(deadline_ms, &what, move || match find_mounted(device)? {
         Some(mounted) => freeze(mounted).map(Some),
@@ -38,7 +34,8 @@ pub(super) struct Frozen {
 
 /// Freezes the file system that `root` is on. `Busy` when somebody else froze it.
 pub(super) fn freeze(root: OwnedFd) -> Result<Frozen> {
-    let guard = ThawGuard::start(&root).map_err(|errno| os::error("starting the process that guards a freeze", errno))?;
+    let guard =
+        ThawGuard::start(&root).map_err(|errno| os::error("starting the process that guards a freeze", errno))?;
     match sys::inode::freeze(&root) {
         Ok(()) => Ok(Frozen { root: Some(root), guard: Some(guard) }),
         Err(Errno::EBUSY) => Err(Error::new(
@@ -151,9 +148,8 @@ fn open(process: &Path, entry: &MountEntry, device: DeviceNumber, fsid: Option<&
     }
     // O_PATH descriptors take no ioctls; opening again through the descriptor cannot lead elsewhere.
     let again = format!("/proc/self/fd/{}", place.as_raw_fd());
-    let file =
-        openat(AT_FDCWD, again.as_str(), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(failed)?;
+    let file = openat(AT_FDCWD, again.as_str(), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(failed)?;
     match fsid {
         Some(wanted) if btrfs::fsid_of(&file)? != wanted => Ok(None),
         _ => Ok(Some(file)),

@@ -2,10 +2,10 @@
 
 use super::os;
 use crate::sys::loops::{self, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LoopInfo};
-use crate::{Effects, LoopDevice, LoopRequest};
+use crate::{Effects, LoopDevice, LoopRequest, sys};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -99,6 +99,22 @@ pub(super) fn refresh(effects: &Effects, device: &LoopDevice) -> Result<()> {
     Ok(())
 }
 
+/// Of a block device, or of an image that is a file.
+pub(super) fn size_bytes(device: &Path) -> Result<u64> {
+    let failed = |errno| os::error(format!("asking {} for its size", device.display()), errno);
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let opened = openat(AT_FDCWD, device, flags, Mode::empty()).map_err(failed)?;
+    let stat = fstat(&opened).map_err(failed)?;
+    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFBLK => sys::block::size_bytes(&opened).map_err(failed),
+        SFlag::S_IFREG => Ok(u64::try_from(stat.st_size).unwrap_or(0)),
+        _ => Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            format!("{} is neither a block device nor an image", device.display()),
+        )),
+    }
+}
+
 pub(super) fn image_identity(image: &Path) -> Result<ImageIdentity> {
     let opened = open_image(image, true)?;
     let found = crate::file::identity(&opened)?;
@@ -134,15 +150,17 @@ pub(super) fn is_same(device: &LoopDevice, info: &LoopInfo) -> bool {
 
 fn configure_free(effects: &Effects, image: &File, request: &LoopRequest<'_>) -> Result<PathBuf> {
     let what = || format!("attaching {} to a loop device", request.image.display());
-    let control = openat(AT_FDCWD, CONTROL, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| {
-        match errno {
+    let control =
+        openat(AT_FDCWD, CONTROL, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| match errno {
             Errno::ENOENT | Errno::ENXIO | Errno::ENODEV => Error::new(
                 ErrorKind::Unsupported,
-                format!("{}: {CONTROL} is missing; load the kernel module `loop`, and give a container the host's /dev", what()),
+                format!(
+                    "{}: {CONTROL} is missing; load the kernel module `loop`, and give a container the host's /dev",
+                    what()
+                ),
             ),
             errno => os::error(format!("{}: opening {CONTROL}", what()), errno),
-        }
-    })?;
+        })?;
     let flags = LO_FLAGS_DIRECT_IO | if request.read_only { LO_FLAGS_READ_ONLY } else { 0 };
     for attempt in 0..ATTACH_TRIES {
         let number = loops::free_number(&control).map_err(|errno| match errno {
@@ -150,9 +168,12 @@ fn configure_free(effects: &Effects, image: &File, request: &LoopRequest<'_>) ->
             errno => os::error(format!("{}: asking for a free one", what()), errno),
         })?;
         let path = node(number);
-        let device = match openat(AT_FDCWD, &path, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
+        let device = match openat(AT_FDCWD, &path, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+        {
             Ok(device) => device,
-            Err(Errno::ENOENT) => return Err(no_free_loop(&format!("{}: {} is free but has no node", what(), path.display()))),
+            Err(Errno::ENOENT) => {
+                return Err(no_free_loop(&format!("{}: {} is free but has no node", what(), path.display())));
+            }
             Err(Errno::ENXIO | Errno::EBUSY) => continue,
             Err(errno) => return Err(os::error(format!("{}: opening {}", what(), path.display()), errno)),
         };
@@ -284,7 +305,9 @@ fn in_use(device: &LoopDevice) -> Error {
 fn no_free_loop(what: &str) -> Error {
     Error::new(
         ErrorKind::Exhausted,
-        format!("{what}: no free loop device; raise the limit (module parameter loop.max_loop, kernel memory) or unpublish volumes"),
+        format!(
+            "{what}: no free loop device; raise the limit (module parameter loop.max_loop, kernel memory) or unpublish volumes"
+        ),
     )
 }
 

@@ -10,9 +10,8 @@ use crate::{Effects, FileSystemStats, MountRequest, sys};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{Gid, Uid, fchown};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use volume::{DeviceNumber, Error, ErrorKind, FsType, Result};
@@ -106,30 +105,6 @@ pub(super) fn stats(path: &Path) -> Result<FileSystemStats> {
         available_inodes: stat.files_available(),
         used_inodes: stat.files().saturating_sub(stat.files_free()),
     })
-}
-
-pub(super) fn set_owner(
-    effects: &Effects,
-    path: &Path,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    mode: Option<u32>,
-) -> Result<()> {
-    let failed = |errno| os::error(format!("setting owner and mode of {}", path.display()), errno);
-    place(path, SFlag::S_IFDIR)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let directory = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(failed)?;
-    let now = fstat(&directory).map_err(failed)?;
-    let (uid, gid) = (uid.filter(|&uid| uid != now.st_uid), gid.filter(|&gid| gid != now.st_gid));
-    if uid.is_some() || gid.is_some() {
-        fchown(&directory, uid.map(Uid::from_raw), gid.map(Gid::from_raw)).map_err(failed)?;
-        effects.done("set-owner");
-    }
-    if let Some(mode) = mode.filter(|&mode| mode != now.st_mode & 0o7777) {
-        fchmod(&directory, Mode::from_bits_truncate(mode)).map_err(failed)?;
-        effects.done("set-mode");
-    }
-    Ok(())
 }
 
 fn make(request: &MountRequest<'_>, options: &Options) -> Result<OwnedFd> {

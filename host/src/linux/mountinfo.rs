@@ -10,9 +10,8 @@ use volume::{DeviceNumber, Error, Result};
 pub(super) fn own() -> Result<Vec<MountEntry>> {
     let path = Path::new("/proc/thread-self/mountinfo");
     let table = std::fs::read(path).map_err(|e| Error::io("reading the mount table", e))?;
-    parse(&table).ok_or_else(|| {
-        Error::internal(format!("the mount table {} has a line that is not understood", path.display()))
-    })
+    parse(&table)
+        .ok_or_else(|| Error::internal(format!("the mount table {} has a line that is not understood", path.display())))
 }
 
 /// `None` when a line is not what the kernel documents; more optional fields than today's are fine.

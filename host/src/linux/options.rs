@@ -31,8 +31,7 @@ enum Meaning {
 /// unexpected value, or contradicts another.
 pub(super) fn plan(fs: FsType, read_only: bool, flags: &[String]) -> Result<Options> {
     // An image may hold setuid programs and device nodes of whoever made it.
-    let mut options =
-        Options { read_only, attributes: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, keys: BTreeMap::new() };
+    let mut options = Options { read_only, attributes: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, keys: BTreeMap::new() };
     match fs {
         // An image that asks for errors=panic must not stop the machine.
         FsType::Ext4 => options.keys.insert("errors", Some("remount-ro".to_owned())),
@@ -129,12 +128,10 @@ mod tests {
 
     #[test]
     fn what_is_known_becomes_keys() {
-        let ext4 = plan(FsType::Ext4, false, &flags(&["noatime", "commit=5", "data=journal", "discard", "ro"])).unwrap();
+        let ext4 =
+            plan(FsType::Ext4, false, &flags(&["noatime", "commit=5", "data=journal", "discard", "ro"])).unwrap();
         assert!(ext4.read_only);
-        assert_eq!(
-            ext4.attributes,
-            MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOATIME | MOUNT_ATTR_RDONLY
-        );
+        assert_eq!(ext4.attributes, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOATIME | MOUNT_ATTR_RDONLY);
         let keys: Vec<_> = ext4.keys.iter().map(|(k, v)| (*k, v.as_deref())).collect();
         assert_eq!(
             keys,

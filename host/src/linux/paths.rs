@@ -3,21 +3,54 @@
 
 use super::os;
 use crate::sys::mount::is_mount_root;
-use crate::{Effects, PathState};
+use crate::{Effects, Owner, PathState};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use volume::{Error, ErrorKind, Result};
 
 /// Of directories that are made; an orchestrator widens it where others are to look in.
 const DIRECTORY_MODE: Mode = Mode::S_IRWXU.union(Mode::S_IRGRP).union(Mode::S_IXGRP);
+const PERMISSIONS: u32 = 0o7777;
 const FILE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+pub(super) fn resolve_parents(path: &Path) -> Result<PathBuf> {
+    if !path.is_absolute() {
+        return Err(Error::invalid(format!("path {path:?} is not absolute")));
+    }
+    let components: Vec<_> = path.components().collect();
+    let Some((Component::Normal(name), parents)) = components.split_last() else {
+        return Err(Error::invalid(format!("path {path:?} does not end in a name")));
+    };
+    let mut resolved = PathBuf::from("/");
+    let mut exists = true;
+    for component in parents {
+        if exists {
+            match std::fs::canonicalize(resolved.join(component)) {
+                Ok(real) => {
+                    resolved = real;
+                    continue;
+                }
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => exists = false,
+                Err(e) => return Err(Error::io(format!("resolving {}", path.display()), e)),
+            }
+        }
+        match component {
+            Component::Normal(name) => resolved.push(name),
+            // What it leads out of does not exist, so where it leads is not known.
+            _ => return Err(Error::invalid(format!("path {path:?} holds `..` after a directory that does not exist"))),
+        }
+    }
+    resolved.push(name);
+    Ok(resolved)
+}
 
 pub(super) fn observe(path: &Path) -> Result<PathState> {
     checked(path)?;
@@ -63,9 +96,8 @@ pub(super) fn ensure_file(effects: &Effects, path: &Path) -> Result<()> {
 }
 
 pub(super) fn remove(effects: &Effects, path: &Path) -> Result<()> {
-    let refused = |why: &str| {
-        Err(Error::new(ErrorKind::FailedPrecondition, format!("{} is not removed: {why}", path.display())))
-    };
+    let refused =
+        |why: &str| Err(Error::new(ErrorKind::FailedPrecondition, format!("{} is not removed: {why}", path.display())));
     let state = observe(path)?;
     let flag = match &state {
         PathState::Absent => return Ok(()),
@@ -95,6 +127,34 @@ pub(super) fn remove(effects: &Effects, path: &Path) -> Result<()> {
     }
 }
 
+pub(super) fn owner(path: &Path) -> Result<Owner> {
+    let stat = fstat(&open_directory(path)?)
+        .map_err(|errno| os::error(format!("reading the owner of {}", path.display()), errno))?;
+    Ok(Owner { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & PERMISSIONS })
+}
+
+pub(super) fn set_owner(
+    effects: &Effects,
+    path: &Path,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mode: Option<u32>,
+) -> Result<()> {
+    let failed = |errno| os::error(format!("setting owner and mode of {}", path.display()), errno);
+    let directory = open_directory(path)?;
+    let now = fstat(&directory).map_err(failed)?;
+    let (uid, gid) = (uid.filter(|&uid| uid != now.st_uid), gid.filter(|&gid| gid != now.st_gid));
+    if uid.is_some() || gid.is_some() {
+        fchown(&directory, uid.map(Uid::from_raw), gid.map(Gid::from_raw)).map_err(failed)?;
+        effects.done("set-owner");
+    }
+    if let Some(mode) = mode.filter(|&mode| mode != now.st_mode & PERMISSIONS) {
+        fchmod(&directory, Mode::from_bits_truncate(mode)).map_err(failed)?;
+        effects.done("set-mode");
+    }
+    Ok(())
+}
+
 /// Opens what is at `path`, without following a final symlink and without opening a device: for `fstat`, mounts onto it.
 pub(super) fn open_place(path: &Path) -> Result<OwnedFd> {
     checked(path)?;
@@ -112,6 +172,13 @@ pub(super) fn observe_kind(path: &Path) -> Result<Option<SFlag>> {
 pub(super) fn is_mount_point(path: &Path) -> Result<bool> {
     is_mount_root(&open_place(path)?)
         .map_err(|errno| os::error(format!("asking whether {} is a mount point", path.display()), errno))
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    checked(path)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, path, flags, Mode::empty())
+        .map_err(|errno| os::error(format!("opening the directory {}", path.display()), errno))
 }
 
 /// The components above the last, and the last. `InvalidArgument` for anything but a plain absolute path.
@@ -141,7 +208,7 @@ fn ensure_parents(effects: &Effects, path: &Path, parents: &[&OsStr]) -> Result<
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut directory =
         openat(AT_FDCWD, "/", flags, Mode::empty()).map_err(|errno| os::error("opening the root directory", errno))?;
-    let mut so_far = std::path::PathBuf::from("/");
+    let mut so_far = PathBuf::from("/");
     for name in parents {
         so_far.push(name);
         directory = ensure_child(effects, &directory, name, OFlag::empty())
@@ -151,8 +218,7 @@ fn ensure_parents(effects: &Effects, path: &Path, parents: &[&OsStr]) -> Result<
 }
 
 fn ensure_child(effects: &Effects, parent: &OwnedFd, name: &OsStr, follow: OFlag) -> nix::Result<OwnedFd> {
-    let open =
-        || openat(parent, name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | follow, Mode::empty());
+    let open = || openat(parent, name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | follow, Mode::empty());
     match open() {
         Err(Errno::ENOENT) => {}
         other => return other,
