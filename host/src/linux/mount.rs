@@ -68,16 +68,14 @@ pub(super) fn bind(effects: &Effects, source: &Path, target: &Path, read_only: b
 }
 
 pub(super) fn unmount(effects: &Effects, path: &Path) -> Result<()> {
-    // Refuses what is not a plain absolute path, and says "nothing there" without touching anything.
-    if matches!(paths::observe_kind(path)?, None | Some(SFlag::S_IFLNK)) {
-        return Ok(());
-    }
+    // Nothing is asked of the file system before: one that was shut down answers only errors.
+    paths::check(path)?;
     match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => {
             effects.done("unmount");
             Ok(())
         }
-        Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
         // "Not a mount point", but also "locked by another user namespace".
         Err(Errno::EINVAL) if !paths::is_mount_point(path)? => Ok(()),
         Err(Errno::EBUSY) => Err(Error::new(
@@ -179,11 +177,14 @@ fn check_number(request: &MountRequest<'_>, found: DeviceNumber, verb: &str) -> 
 
 /// The device of a mount that is not attached yet.
 fn mounted_device(fs: FsType, mount: &OwnedFd) -> Result<DeviceNumber> {
+    let failed = |errno| os::error("looking at a new mount", errno);
     match fs {
-        FsType::Ext4 | FsType::Xfs => {
-            os::device_number(fstat(mount).map_err(|e| os::error("looking at a new mount", e))?.st_dev)
+        FsType::Ext4 | FsType::Xfs => os::device_number(fstat(mount).map_err(failed)?.st_dev),
+        FsType::Btrfs => {
+            // The mount's own descriptor is an O_PATH one, which takes no ioctl.
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            btrfs::device_of(openat(mount, ".", flags, Mode::empty()).map_err(failed)?)
         }
-        FsType::Btrfs => btrfs::device_of(mount),
     }
 }
 

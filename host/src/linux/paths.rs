@@ -1,7 +1,7 @@
 //! Paths that an orchestrator names. Parents are walked by descriptor and may pass through symlinks (an orchestrator's
 //! own directory often is one); the last component never is followed.
 
-use super::os;
+use super::{mountinfo, os};
 use crate::sys::mount::is_mount_root;
 use crate::{Effects, Owner, PathState};
 use nix::dir::Dir;
@@ -54,7 +54,12 @@ pub(super) fn resolve_parents(path: &Path) -> Result<PathBuf> {
 
 pub(super) fn observe(path: &Path) -> Result<PathState> {
     checked(path)?;
-    let Some(stat) = lstat(path)? else { return Ok(PathState::Absent) };
+    let stat = match lstat(path) {
+        Ok(Some(stat)) => stat,
+        Ok(None) => return Ok(PathState::Absent),
+        Err(Errno::EIO) if is_in_mount_table(path)? => return Ok(PathState::Directory { is_empty: false }),
+        Err(errno) => return Err(os::error(format!("looking at {}", path.display()), errno)),
+    };
     Ok(match kind(&stat) {
         SFlag::S_IFDIR => PathState::Directory { is_empty: is_empty(path) },
         SFlag::S_IFREG => PathState::File { size_bytes: u64::try_from(stat.st_size).unwrap_or(0) },
@@ -162,16 +167,23 @@ pub(super) fn open_place(path: &Path) -> Result<OwnedFd> {
         .map_err(|errno| os::error(format!("opening {}", path.display()), errno))
 }
 
-/// What kind of thing is at `path`, if any.
-pub(super) fn observe_kind(path: &Path) -> Result<Option<SFlag>> {
-    checked(path)?;
-    Ok(lstat(path)?.as_ref().map(kind))
+/// `InvalidArgument` for anything but a plain absolute path.
+pub(super) fn check(path: &Path) -> Result<()> {
+    checked(path).map(drop)
 }
 
 /// Whether `path` is where something is mounted, in this mount namespace.
 pub(super) fn is_mount_point(path: &Path) -> Result<bool> {
-    is_mount_root(&open_place(path)?)
-        .map_err(|errno| os::error(format!("asking whether {} is a mount point", path.display()), errno))
+    match is_mount_root(&open_place(path)?) {
+        Err(Errno::EIO) => is_in_mount_table(path),
+        other => other.map_err(|errno| os::error(format!("asking whether {} is a mount point", path.display()), errno)),
+    }
+}
+
+/// For the root of a file system that was shut down: xfs answers even stat(2) with EIO then.
+fn is_in_mount_table(path: &Path) -> Result<bool> {
+    let resolved = resolve_parents(path)?;
+    Ok(mountinfo::own()?.iter().any(|entry| entry.mounted_at == resolved))
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
@@ -242,11 +254,11 @@ fn not_a_directory(path: &Path, at: &Path, errno: Errno) -> Error {
 }
 
 /// `None` when nothing is there, also when a parent is no directory: then nothing can be.
-fn lstat(path: &Path) -> Result<Option<FileStat>> {
+fn lstat(path: &Path) -> nix::Result<Option<FileStat>> {
     match fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-        Err(errno) => Err(os::error(format!("looking at {}", path.display()), errno)),
+        Err(errno) => Err(errno),
     }
 }
 
