@@ -1,1 +1,23 @@
+//! CSI's Controller service over any [`volume::Backend`]s.
+//!
+//! Each call is split by verb: `prepare` reads the whole request and takes the locks before anything happens, `run`
+//! does the work on a thread of its own, `reply` writes the answer.
+#![forbid(unsafe_code)]
 
+mod capabilities;
+mod capacity;
+mod core;
+mod create;
+mod delete;
+mod expand;
+mod list;
+mod others;
+mod paging;
+mod publish;
+mod reply;
+mod service;
+mod snapshot;
+mod validate;
+
+pub use others::{GroupControllerService, SnapshotMetadataService};
+pub use service::ControllerService;

@@ -16,5 +16,5 @@ pub use metrics::Metrics;
 pub use profile::Profile;
 pub use runtime::Runtime;
 pub use socket::{Incoming, SocketFile, bind, parse_endpoint};
-pub use status::{status, unimplemented};
+pub use status::status;
 pub use trace::Trace;

@@ -13,6 +13,15 @@ use volume::{
 /// CSI 1.13, "Size Limits": of all keys and values of a map, and of all mount flags.
 const MAX_MAP_BYTES: usize = 4096;
 
+/// Fields that CSI requires, by name: to be checked before any is parsed, because an id that names nothing is
+/// NOT_FOUND, and a missing field must be told as INVALID_ARGUMENT whatever the others hold.
+pub fn required(fields: &[(&str, &str)]) -> Result<()> {
+    match fields.iter().find(|(_, value)| value.is_empty()) {
+        Some((name, _)) => Err(Error::invalid(format!("{name} is missing"))),
+        None => Ok(()),
+    }
+}
+
 /// One required capability.
 pub fn capability(wire: Option<&csi::VolumeCapability>) -> Result<VolumeCapability> {
     let wire = wire.ok_or_else(|| Error::invalid("volume_capability is missing"))?;
@@ -184,6 +193,8 @@ mod tests {
 
     #[test]
     fn what_is_missing() {
+        assert!(required(&[("volume_id", "x"), ("node_id", "")]).unwrap_err().to_string().contains("node_id"));
+        assert!(required(&[("volume_id", "x")]).is_ok());
         assert!(capability(None).is_err());
         assert!(capability(Some(&wire(1, None))).is_err());
         assert!(

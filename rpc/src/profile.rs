@@ -100,6 +100,11 @@ impl Profile {
         self.speaks_current_csi()
     }
 
+    /// Swarm's ControllerPublishVolume carries an empty mount capability whatever the volume's is.
+    pub fn forces_mount_on_publish(self) -> bool {
+        self == Self::Swarm
+    }
+
     fn speaks_current_csi(self) -> bool {
         match self {
             Self::Kubernetes | Self::Nomad => true,

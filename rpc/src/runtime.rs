@@ -83,6 +83,13 @@ impl Runtime {
         status
     }
 
+    /// For a call whose capability no backend has: nothing advertises it. Counted, and logged at debug level.
+    pub fn unimplemented(&self, rpc: Rpc) -> Status {
+        self.metrics.answered(rpc, Code::Unimplemented);
+        tracing::debug!(%rpc, code = "UNIMPLEMENTED", "call");
+        Status::unimplemented(format!("{rpc} is not implemented by this driver, as its capabilities say"))
+    }
+
     /// For a call that is answered from memory: counts it, and logs it at debug level alone, because orchestrators
     /// repeat such calls every few seconds.
     pub fn answered(&self, rpc: Rpc) {

@@ -9,11 +9,6 @@ pub fn status(rpc: Rpc, error: &Error) -> Status {
     Status::new(code(rpc, error.kind()), one_line(&error.chain()))
 }
 
-/// For a call that no backend of this driver serves; its capability is not advertised.
-pub fn unimplemented(rpc: Rpc) -> Status {
-    Status::unimplemented(format!("{rpc} is not implemented by this driver, as its capabilities say"))
-}
-
 /// CSI 1.13: "Error Scheme" and the error table of each call. Codes also steer what orchestrators do next: the
 /// official sidecars and kubelet take everything but CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE, RESOURCE_EXHAUSTED and
 /// ABORTED as "nothing was done".
@@ -39,7 +34,7 @@ fn code(rpc: Rpc, kind: ErrorKind) -> Code {
         // CreateVolume: "unable to provision in accessible_topology" (external-provisioner then asks for another
         // node); CreateSnapshot since 1.13: no space; ControllerPublishVolume: the node is full.
         ErrorKind::Exhausted => Code::ResourceExhausted,
-        // UNIMPLEMENTED says that the whole call is missing (see `unimplemented`). Here the call is there, and what is
+        // UNIMPLEMENTED says that the whole call is missing (`Runtime::unimplemented`). Here the call is there, and what is
         // asked for is nothing that this storage can do: of a request, a wrong argument; of a node, a wrong state.
         ErrorKind::Unsupported => {
             if is_of_node(rpc) {

@@ -1,0 +1,49 @@
+//! One list over several backends.
+//!
+//! A token is `<backend>/<the backend's own token>`: where to go on. An empty second half is that backend's beginning.
+
+use crate::core::Core;
+use volume::{Backend, Error, ErrorKind, Page, PageRequest, Result};
+
+pub(crate) fn request(max_entries: i32, token: String) -> Result<PageRequest> {
+    let max_entries = usize::try_from(max_entries)
+        .map_err(|_| Error::invalid(format!("max_entries is {max_entries}; it cannot be negative")))?;
+    Ok(PageRequest { max_entries, token: Some(token).filter(|token| !token.is_empty()) })
+}
+
+pub(crate) fn across<T>(
+    core: &Core,
+    request: &PageRequest,
+    list: impl Fn(&dyn Backend, &PageRequest) -> Result<Page<T>>,
+) -> Result<Page<T>> {
+    let (first, mut token) = match &request.token {
+        None => (0, None),
+        Some(token) => start(core, token)?,
+    };
+    let mut entries = Vec::new();
+    for backend in &core.backends()[first..] {
+        let max_entries = request.max_entries.saturating_sub(entries.len());
+        if request.max_entries > 0 && max_entries == 0 {
+            return Ok(Page { entries, next_token: Some(format!("{}/", backend.name())) });
+        }
+        let page = list(&**backend, &PageRequest { max_entries, token: token.take() })?;
+        entries.extend(page.entries);
+        if let Some(next) = page.next_token {
+            return Ok(Page { entries, next_token: Some(format!("{}/{next}", backend.name())) });
+        }
+    }
+    Ok(Page { entries, next_token: None })
+}
+
+fn start(core: &Core, token: &str) -> Result<(usize, Option<String>)> {
+    let known = token.split_once('/').and_then(|(name, rest)| {
+        let backend = core.backends().iter().position(|backend| backend.name().as_str() == name)?;
+        Some((backend, Some(rest.to_owned()).filter(|rest| !rest.is_empty())))
+    });
+    known.ok_or_else(|| {
+        Error::new(
+            ErrorKind::BadPageToken,
+            format!("page token {token:?} is not one this driver gave out; list from the start"),
+        )
+    })
+}

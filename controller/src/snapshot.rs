@@ -1,0 +1,151 @@
+//! CreateSnapshot, DeleteSnapshot and ListSnapshots.
+
+use crate::core::Core;
+use crate::{paging, reply};
+use csi_proto::csi::list_snapshots_response::Entry;
+use csi_proto::csi::{
+    CreateSnapshotRequest, CreateSnapshotResponse, DeleteSnapshotRequest, DeleteSnapshotResponse, ListSnapshotsRequest,
+    ListSnapshotsResponse,
+};
+use rpc::{Trace, parse};
+use std::sync::Arc;
+use volume::{
+    Backend, Error, ErrorKind, Page, PageRequest, Result, Snapshot, SnapshotFilter, SnapshotId, VolumeGuard, VolumeId,
+    VolumeName,
+};
+
+/// What the official csi-snapshotter adds with `--extra-create-metadata`: `…/volumesnapshot/name` and the like.
+const ORCHESTRATOR_PARAMETERS: &str = "csi.storage.k8s.io/";
+
+pub(crate) struct Create {
+    guard: VolumeGuard,
+    backend: Arc<dyn Backend>,
+    id: SnapshotId,
+    name: VolumeName,
+    source: VolumeId,
+}
+
+pub(crate) fn prepare_create(core: &Core, request: CreateSnapshotRequest) -> Result<Create> {
+    parse::required(&[("name", &request.name), ("source_volume_id", &request.source_volume_id)])?;
+    let name = VolumeName::parse(&request.name)?;
+    if let Some(key) = request.parameters.keys().find(|key| !key.starts_with(ORCHESTRATOR_PARAMETERS)) {
+        return Err(Error::invalid(format!("unknown parameter {key:?}; snapshots of this driver have none")));
+    }
+    let source = VolumeId::parse(&request.source_volume_id)?;
+    let backend = core.of_id(source.backend(), source.as_str())?.clone();
+    // As with volumes, a name means one snapshot, whichever backend its source is on.
+    let ids: Vec<_> = core.backends().iter().map(|b| SnapshotId::of_name(b.name(), &name)).collect();
+    let guard = core.locks.try_lock(ids.iter().map(SnapshotId::as_str).chain([source.as_str()]))?;
+    let id = SnapshotId::of_name(backend.name(), &name);
+    Ok(Create { guard, backend, id, name, source })
+}
+
+pub(crate) fn run_create(core: &Core, create: Create, trace: &mut Trace) -> Result<CreateSnapshotResponse> {
+    let Create { guard, backend, id, name, source } = create;
+    trace.step("find");
+    let elsewhere = |other: &Arc<dyn Backend>| {
+        other.snapshots()?.find_snapshot(&SnapshotId::of_name(other.name(), &name)).ok().flatten()
+    };
+    if let Some(other) = core.backends().iter().filter(|b| b.name() != backend.name()).find_map(elsewhere) {
+        let message = format!("snapshot {:?} exists as {}, of volume {}", name.as_str(), other.id, other.source);
+        return Err(Error::new(ErrorKind::AlreadyExists, message));
+    }
+    let snapshots = backend.snapshots().ok_or_else(|| {
+        let message = format!("snapshot volume {source}: backend {} takes no snapshots", backend.name());
+        Error::new(ErrorKind::Unsupported, message)
+    })?;
+    trace.step("snapshot");
+    let snapshot = snapshots
+        .ensure_snapshot(&guard, &id, &name, &source)
+        .map_err(|error| error.context(format!("snapshot volume {source} as {:?}", name.as_str())))?;
+    Ok(CreateSnapshotResponse { snapshot: Some(reply::snapshot(&snapshot)) })
+}
+
+pub(crate) struct Delete {
+    guard: VolumeGuard,
+    backend: Arc<dyn Backend>,
+    id: SnapshotId,
+}
+
+/// `None`: the id is no id of this driver, so there is nothing to delete and CSI asks for OK.
+pub(crate) fn prepare_delete(core: &Core, request: DeleteSnapshotRequest) -> Result<Option<Delete>> {
+    let id = match SnapshotId::parse(&request.snapshot_id) {
+        Err(foreign) if foreign.kind() == ErrorKind::NotFound => return Ok(None),
+        parsed => parsed?,
+    };
+    let backend = core.of_id_to_release(id.backend(), id.as_str())?.clone();
+    let guard = core.locks.try_lock([id.as_str()])?;
+    Ok(Some(Delete { guard, backend, id }))
+}
+
+pub(crate) fn run_delete(_: &Core, delete: Option<Delete>, trace: &mut Trace) -> Result<DeleteSnapshotResponse> {
+    if let Some(Delete { guard, backend, id }) = delete
+        && let Some(snapshots) = backend.snapshots()
+    {
+        trace.step("delete");
+        snapshots.delete_snapshot(&guard, &id).map_err(|error| error.context(format!("delete snapshot {id}")))?;
+    }
+    Ok(DeleteSnapshotResponse {})
+}
+
+pub(crate) struct List {
+    page: PageRequest,
+    /// `None`: an id is asked for that no snapshot or volume of this driver can have.
+    filter: Option<SnapshotFilter>,
+}
+
+pub(crate) fn prepare_list(_: &Core, request: ListSnapshotsRequest) -> Result<List> {
+    let page = paging::request(request.max_entries, request.starting_token)?;
+    let id = optional(&request.snapshot_id, SnapshotId::parse)?;
+    let source = optional(&request.source_volume_id, VolumeId::parse)?;
+    let filter = match (id, source) {
+        (Wanted::Foreign, _) | (_, Wanted::Foreign) => None,
+        (id, source) => Some(SnapshotFilter { id: id.known(), source: source.known() }),
+    };
+    Ok(List { page, filter })
+}
+
+pub(crate) fn run_list(core: &Core, list: List, trace: &mut Trace) -> Result<ListSnapshotsResponse> {
+    let Some(filter) = list.filter else { return Ok(ListSnapshotsResponse::default()) };
+    trace.step("list");
+    let page = paging::across(core, &list.page, |backend, page| match backend.snapshots() {
+        Some(snapshots) if concerns(backend, &filter) => snapshots.list_snapshots(&filter, page),
+        _ => Ok(Page { entries: Vec::new(), next_token: None }),
+    })?;
+    let entry = |snapshot: &Snapshot| Entry { snapshot: Some(reply::snapshot(snapshot)) };
+    Ok(ListSnapshotsResponse {
+        entries: page.entries.iter().map(entry).collect(),
+        next_token: page.next_token.unwrap_or_default(),
+    })
+}
+
+fn concerns(backend: &dyn Backend, filter: &SnapshotFilter) -> bool {
+    let own = backend.name().as_str();
+    filter.id.as_ref().is_none_or(|id| id.backend() == own)
+        && filter.source.as_ref().is_none_or(|id| id.backend() == own)
+}
+
+/// A filter that may be absent, or name what cannot exist here.
+enum Wanted<T> {
+    Any,
+    Known(T),
+    Foreign,
+}
+
+impl<T> Wanted<T> {
+    fn known(self) -> Option<T> {
+        match self {
+            Self::Known(id) => Some(id),
+            Self::Any | Self::Foreign => None,
+        }
+    }
+}
+
+fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Wanted<T>> {
+    match parse(text) {
+        _ if text.is_empty() => Ok(Wanted::Any),
+        Ok(id) => Ok(Wanted::Known(id)),
+        Err(foreign) if foreign.kind() == ErrorKind::NotFound => Ok(Wanted::Foreign),
+        Err(error) => Err(error),
+    }
+}
