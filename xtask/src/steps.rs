@@ -71,9 +71,21 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "crash",
-        about: "the process is killed after each effect of each call, or stopped while another takes over",
+        about: "the process is killed after each effect of each call",
         needs: &["build"],
         run: |session, log| e2e(session, log, &["crash"]),
+    },
+    Step {
+        name: "stale",
+        about: "a controller is stopped after each effect of its calls, and goes on after another took over",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["stale"]),
+    },
+    Step {
+        name: "fencing",
+        about: "fences that are killed or overtaken after each effect, or run while the node is staging",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["fencing"]),
     },
     Step {
         name: "failover",
@@ -238,7 +250,8 @@ fn demo(session: &mut Session, log: &mut Log) -> Counts {
     for fault in ["kill", "freeze"] {
         let mut skipped = Counts::default();
         let mut command = Command::new(hawser);
-        command.args(["demo", "--fault", fault]);
+        // Not a setting of the driver, which refuses what it does not know.
+        command.args(["demo", "--fault", fault]).env_remove("HAWSER_CACHE");
         let ended = process::run(&mut command, 5 * MINUTE, log, &mut |line| {
             if line.starts_with("SKIPPED: ") {
                 count_line(&mut skipped, line);

@@ -1,0 +1,111 @@
+//! A scratch place for one test: a pool of its own on a file system of its own, and a check that nothing is left.
+
+pub(crate) mod kernel;
+mod process;
+
+pub(crate) use process::{Hawser, Options};
+
+use crate::failure::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Below one temporary directory; unmounted, detached and removed when dropped, also by a panic.
+pub(crate) struct Lab {
+    directory: PathBuf,
+    binary: PathBuf,
+}
+
+/// The file system of the scratch pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PoolFs {
+    Xfs,
+}
+
+impl Lab {
+    /// Only directories.
+    pub(crate) fn without_pool(binary: &Path) -> Result<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::SeqCst);
+        let directory = std::env::temp_dir().join(format!("hawser-e2e-{}-{number}", std::process::id()));
+        let lab = Self { directory, binary: binary.to_owned() };
+        for part in ["pool", "run", "staging", "published"] {
+            std::fs::create_dir_all(lab.path(part))?;
+        }
+        Ok(lab)
+    }
+
+    /// A pool of `size_mib` on `fs`, in a sparse file.
+    pub(crate) fn new(binary: &Path, fs: PoolFs, size_mib: u32) -> Result<Self> {
+        let lab = Self::without_pool(binary)?;
+        let image = lab.path("pool.img").to_string_lossy().into_owned();
+        std::fs::File::create(&image)?.set_len(u64::from(size_mib) << 20)?;
+        let make: &[&str] = match fs {
+            PoolFs::Xfs => &["mkfs.xfs", "-q", "-m", "reflink=1"],
+        };
+        let (name, options) = make.split_first().ok_or("no mkfs")?;
+        kernel::program(name, &[options, &[&image]].concat()).context(|| "making the scratch pool".to_owned())?;
+        kernel::program("mount", &["-o", "loop", &image, &lab.path("pool").to_string_lossy()])
+            .context(|| "mounting the scratch pool".to_owned())?;
+        Ok(lab)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Where the pool of this lab is.
+    pub(crate) fn pool(&self) -> PathBuf {
+        self.path("pool")
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Mounts of volumes: all below the lab but the pool's own.
+    pub(crate) fn mounts(&self) -> Result<Vec<kernel::Mount>> {
+        let mut mounts = kernel::mounts_below(&self.directory)?;
+        mounts.retain(|mount| mount.path != self.pool());
+        Ok(mounts)
+    }
+
+    /// Loop devices of volumes.
+    pub(crate) fn loops(&self) -> Result<Vec<kernel::Loop>> {
+        kernel::loops_below(&self.pool())
+    }
+
+    /// After every volume was given back: no mount, no loop, no image, no record and no journal entry is left.
+    pub(crate) fn ensure_clean(&self) -> Result<()> {
+        let mounts = self.mounts()?;
+        ensure(mounts.is_empty(), || format!("mounts are left: {mounts:?}"))?;
+        let loops = self.loops()?;
+        ensure(loops.is_empty(), || format!("loop devices are left: {loops:?}"))?;
+        let mut left = Vec::new();
+        for part in ["pool/volumes", "pool/snapshots", "pool/trash"] {
+            left.extend(entries(&self.path(part)));
+        }
+        ensure(left.is_empty(), || format!("the pool still has {left:?}"))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        kernel::clear(&self.directory);
+        // Never through a mount that could not be removed.
+        if kernel::mounts_below(&self.directory).is_ok_and(|mounts| mounts.is_empty()) {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+/// The names in a directory; none when it is not there.
+pub(crate) fn entries(directory: &Path) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = found.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}

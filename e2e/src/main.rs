@@ -1,0 +1,121 @@
+//! Tests against the real binary on real devices; `cargo xtask test` runs them. Each test ends in one line:
+//! `ok NAME`, `FAILED NAME: why` or `SKIPPED: NAME: why`.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start the binary under test, and mount(8), losetup(8) and mkfs for their pools"
+)]
+
+mod calls;
+mod cancel;
+mod client;
+mod crash;
+mod failover;
+mod failure;
+mod fencing;
+mod input;
+mod junit;
+mod lab;
+mod report;
+mod sanity;
+mod scenario;
+mod stale;
+mod state;
+mod storms;
+
+use clap::{Parser, Subcommand};
+use failure::Result;
+use report::Report;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+#[derive(Parser)]
+#[command(about = "Tests of the hawser binary")]
+struct Arguments {
+    /// The binary to test.
+    #[arg(long)]
+    hawser: PathBuf,
+    /// Only tests whose name contains this.
+    #[arg(long, global = true)]
+    filter: Option<String>,
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Subcommand)]
+enum Suite {
+    /// csi-sanity in each profile.
+    Sanity {
+        /// The csi-sanity program.
+        #[arg(long)]
+        csi_sanity: PathBuf,
+    },
+    /// Many calls at once.
+    Storms,
+    /// The client goes away.
+    Cancel,
+    /// The process is killed after each effect.
+    Crash,
+    /// The process is stopped after each effect, another takes over, and it goes on.
+    Stale,
+    /// Fences that are interrupted or overtaken.
+    Fencing,
+    /// Nothing acknowledged is lost, nothing is acknowledged after the fence.
+    Failover,
+    /// Bad input over the wire.
+    Input,
+}
+
+/// Set in the process that has the mount namespace of its own.
+const INSIDE: &str = "E2E_INSIDE";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if std::env::var_os(INSIDE).is_none() {
+        return enter_namespace();
+    }
+    let report = Report::new(arguments.filter.clone());
+    let hawser = &arguments.hawser;
+    let ended = match &arguments.suite {
+        Suite::Sanity { csi_sanity } => sanity::suite(&report, hawser, csi_sanity),
+        Suite::Storms => storms::suite(&report, hawser),
+        Suite::Cancel => cancel::suite(&report, hawser),
+        Suite::Crash => crash::suite(&report, hawser),
+        Suite::Stale => stale::suite(&report, hawser),
+        Suite::Fencing => fencing::suite(&report, hawser),
+        Suite::Failover => failover::suite(&report, hawser),
+        Suite::Input => input::suite(&report, hawser),
+    };
+    if let Err(failure) = ended {
+        report.failed("set-up", &failure.to_string());
+    }
+    if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs this program again in a mount namespace of its own, so that whatever becomes of it no mount is left behind.
+fn enter_namespace() -> ExitCode {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "--"]);
+    let own = std::env::current_exe();
+    let error = match own {
+        Ok(own) => unshare.arg(own).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec(),
+        Err(error) => error,
+    };
+    println!("FAILED set-up: cannot start unshare(1): {error}");
+    ExitCode::FAILURE
+}
+
+/// Why the real devices cannot be used here, if so.
+fn missing_privilege() -> Option<String> {
+    let directory = std::env::temp_dir().join(format!("hawser-e2e-{}-probe", std::process::id()));
+    let tried: Result<()> = (|| {
+        std::fs::create_dir_all(&directory)?;
+        lab::kernel::program("mount", &["-t", "tmpfs", "none", &directory.to_string_lossy()])?;
+        lab::kernel::program("umount", &[&*directory.to_string_lossy()])?;
+        lab::kernel::program("losetup", &["--find"])?;
+        Ok(())
+    })();
+    let _ = std::fs::remove_dir(&directory);
+    tried.err().map(|failure| format!("no mounts or loop devices here: {failure}"))
+}

@@ -1,0 +1,52 @@
+//! One line a test.
+
+use crate::failure::{Failure, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+pub(crate) struct Report {
+    filter: Option<String>,
+    has_failed: AtomicBool,
+}
+
+impl Report {
+    pub(crate) fn new(filter: Option<String>) -> Self {
+        Self { filter, has_failed: AtomicBool::new(false) }
+    }
+
+    /// Whether a test of this name, or one of several that begin with it, is wanted.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+    }
+
+    /// Runs a test; a panic is a failure of it alone.
+    pub(crate) fn test(&self, name: &str, work: impl FnOnce() -> Result<()>) {
+        if !self.wants(name) {
+            return;
+        }
+        let started = Instant::now();
+        let ended = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Failure::from("it panicked")));
+        match ended {
+            Ok(()) => println!("ok {name} ({} ms)", started.elapsed().as_millis()),
+            Err(failure) => self.failed(name, &failure.to_string()),
+        }
+    }
+
+    pub(crate) fn ok(&self, name: &str) {
+        println!("ok {name}");
+    }
+
+    pub(crate) fn failed(&self, name: &str, why: &str) {
+        self.has_failed.store(true, Ordering::SeqCst);
+        println!("FAILED {name}: {}", why.replace('\n', " | "));
+    }
+
+    pub(crate) fn skipped(&self, name: &str, why: &str) {
+        println!("SKIPPED: {name}: {}", why.replace('\n', " | "));
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,128 @@
+//! csi-sanity against the real binary: every profile, on a pool of real devices and in memory, with file system and
+//! block access. Nothing may fail, and nothing may be skipped but what is named here.
+
+use crate::failure::{Context, Result, ensure};
+use crate::junit::{self, Outcome};
+use crate::lab::{Hawser, Lab, Options, PoolFs};
+use crate::missing_privilege;
+use crate::report::Report;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const PROFILES: [&str; 4] = ["kubernetes", "nomad", "swarm", "docker"];
+/// Thin volumes: what a specification creates need not fit the pool.
+const VOLUME_BYTES: u64 = 64 << 20;
+const EXPANDED_BYTES: u64 = 128 << 20;
+
+/// Capabilities that the driver does not have yet, by what csi-sanity says when it skips for their lack.
+const LATER: [(&str, &str); 8] = [
+    ("GroupControllerService not supported", "group snapshots come later"),
+    ("VolumeGroupSnapshots not supported", "group snapshots come later"),
+    ("odify", "ControllerModifyVolume comes later"),
+    ("GetSnapshot not supported", "GetSnapshot comes later"),
+    ("ControllerGetVolumeHealth not supported", "volume health comes later"),
+    ("ControllerListVolumeHealth not supported", "volume health comes later"),
+    ("NodeGetVolumeHealth not supported", "volume health comes later"),
+    ("NodeGetStorageHealth not supported", "volume health comes later"),
+];
+/// Of profiles: what the orchestrator never calls or must not be offered.
+const OF_PROFILES: [(&str, &str, &str); 3] = [
+    ("swarm", "NodeStageVolume not supported", "Swarm does not call NodeUnstageVolume, so staging is not offered"),
+    ("swarm", "NodeUnstageVolume not supported", "Swarm does not call NodeUnstageVolume, so staging is not offered"),
+    ("", "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", "snapshots are where their pool is"),
+];
+
+pub(crate) fn suite(report: &Report, hawser: &Path, csi_sanity: &Path) -> Result<()> {
+    let without_devices = missing_privilege();
+    for profile in PROFILES {
+        for access in ["mount", "block"] {
+            let name = format!("sanity-{profile}-pool-{access}");
+            match &without_devices {
+                Some(reason) => report.skipped(&name, reason),
+                None => run(report, &name, hawser, csi_sanity, &Options { profile, ..Options::node("n1") }, access),
+            }
+        }
+    }
+    let memory = Options { backend: "memory", ..Options::node("n1") };
+    run(report, "sanity-kubernetes-memory-mount", hawser, csi_sanity, &memory, "mount");
+    Ok(())
+}
+
+fn run(report: &Report, name: &str, hawser: &Path, csi_sanity: &Path, options: &Options, access: &str) {
+    if !report.wants(name) {
+        return;
+    }
+    if let Err(failure) = run_in_lab(report, name, hawser, csi_sanity, options, access) {
+        report.failed(name, &failure.to_string());
+    }
+}
+
+fn run_in_lab(
+    report: &Report,
+    name: &str,
+    hawser: &Path,
+    csi_sanity: &Path,
+    options: &Options,
+    access: &str,
+) -> Result<()> {
+    let lab = if options.backend == "pool" { Lab::new(hawser, PoolFs::Xfs, 8192)? } else { Lab::without_pool(hawser)? };
+    let server = lab.start(options)?;
+    let junit = lab.path("junit.xml");
+    let output = program(&lab, csi_sanity, options, access, &junit)?;
+    let cases = std::fs::read_to_string(&junit)
+        .map_err(Into::into)
+        .and_then(|text| junit::parse(&text))
+        .context(|| format!("csi-sanity left no report; it said: {output}"))?;
+    for case in &cases {
+        let test = format!("{name}: {}", case.name);
+        match &case.outcome {
+            Outcome::Passed => report.ok(&test),
+            Outcome::Pending => report.skipped(&test, "csi-sanity itself never runs it"),
+            Outcome::Failed(why) => report.failed(&test, why),
+            Outcome::Skipped(why) => match allowed(options.profile, why) {
+                Some(reason) => report.skipped(&test, reason),
+                None => report.failed(&test, &format!("unexpected skip: {why}")),
+            },
+        }
+    }
+    report.test(&format!("{name}-leaves-nothing"), || {
+        lab.ensure_clean()?;
+        stop(server)?;
+        lab.ensure_clean()
+    });
+    Ok(())
+}
+
+fn stop(server: Hawser) -> Result<()> {
+    server.stop()
+}
+
+fn program(lab: &Lab, csi_sanity: &Path, options: &Options, access: &str, junit: &Path) -> Result<String> {
+    let socket = lab.socket(options);
+    let mut command = Command::new(csi_sanity);
+    command
+        .arg("-csi.endpoint")
+        .arg(format!("unix://{}", socket.display()))
+        .arg("-csi.stagingdir")
+        .arg(lab.path("staging").join("csi"))
+        .arg("-csi.mountdir")
+        .arg(lab.path("published").join("csi"))
+        .arg("-csi.junitfile")
+        .arg(junit)
+        .args(["-csi.testvolumeaccesstype", access])
+        .args(["-csi.testvolumesize", &VOLUME_BYTES.to_string()])
+        .args(["-csi.testvolumeexpandsize", &EXPANDED_BYTES.to_string()])
+        .arg("-csi.testnodevolumeattachlimit")
+        .args(["-ginkgo.no-color", "-ginkgo.timeout", "5m"]);
+    let output = command.stdin(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last: Vec<&str> = text.lines().rev().take(5).collect();
+    ensure(output.status.code().is_some(), || format!("csi-sanity was killed: {last:?}"))?;
+    Ok(last.into_iter().rev().collect::<Vec<_>>().join(" / "))
+}
+
+fn allowed(profile: &str, why: &str) -> Option<&'static str> {
+    let later = LATER.iter().find(|(text, _)| why.contains(text)).map(|(_, reason)| *reason);
+    let of_profile = OF_PROFILES.iter().find(|(of, text, _)| (of.is_empty() || *of == profile) && why.contains(text));
+    later.or_else(|| of_profile.map(|(_, _, reason)| *reason))
+}

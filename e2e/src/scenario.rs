@@ -1,0 +1,144 @@
+//! One call of each sort with what must stand before it, for the sweeps.
+
+use crate::calls::{Access, MIB, Subject, delete_snapshot};
+use crate::client::{Call, Client};
+use crate::failure::{Context, Result};
+use crate::lab::Lab;
+use std::path::Path;
+
+/// The node of all single-node scenarios.
+pub(crate) const NODE: &str = "n1";
+
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) before: Vec<Call>,
+    pub(crate) call: Call,
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) snapshots: Vec<String>,
+    /// Whether the pool's templates are removed first, so that making one is part of the call.
+    pub(crate) without_templates: bool,
+}
+
+/// All scenarios; `tag` makes their volumes' names unlike those of other runs.
+pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
+    let volume = |access| Subject::new(format!("a-{tag}"), access);
+    let (ext4, xfs, block, directory) =
+        (volume(Access::Ext4), volume(Access::Xfs), volume(Access::Block), volume(Access::Directory));
+    let snapshot = format!("s-{tag}");
+    let restored = Subject::new(format!("b-{tag}"), Access::Ext4).restored_from(&snapshot);
+    let clone = Subject::new(format!("b-{tag}"), Access::Ext4).cloned_from(&ext4);
+    let up_to = |subject: &Subject, steps: usize| {
+        let ladder = [subject.create(), subject.attach(NODE), subject.stage(lab, NODE), subject.publish(lab, NODE)];
+        ladder.into_iter().take(steps).collect::<Vec<_>>()
+    };
+    let with = |mut calls: Vec<Call>, call: Call| {
+        calls.push(call);
+        calls
+    };
+    let one = |name, subject: &Subject, before: Vec<Call>, call: Call| Scenario {
+        name,
+        before,
+        call,
+        subjects: vec![subject.clone()],
+        snapshots: Vec::new(),
+        without_templates: false,
+    };
+    let grown = xfs.size_bytes + 32 * MIB;
+    vec![
+        one("create-ext4", &ext4, vec![], ext4.create()),
+        Scenario { without_templates: true, ..one("create-ext4-first", &ext4, vec![], ext4.create()) },
+        one("create-block", &block, vec![], block.create()),
+        one("create-directory", &directory, vec![], directory.create()),
+        Scenario {
+            subjects: vec![restored.clone(), ext4.clone()],
+            snapshots: vec![snapshot.clone()],
+            ..one("create-from-snapshot", &ext4, vec![ext4.create(), ext4.snapshot(&snapshot)], restored.create())
+        },
+        Scenario {
+            subjects: vec![clone.clone(), ext4.clone()],
+            ..one("create-from-volume", &ext4, vec![ext4.create()], clone.create())
+        },
+        one("delete-volume", &ext4, up_to(&ext4, 1), ext4.delete()),
+        one("delete-directory", &directory, up_to(&directory, 1), directory.delete()),
+        one("controller-publish", &ext4, up_to(&ext4, 1), ext4.attach(NODE)),
+        one("controller-unpublish", &ext4, up_to(&ext4, 2), ext4.detach(NODE)),
+        one("node-stage-ext4", &ext4, up_to(&ext4, 2), ext4.stage(lab, NODE)),
+        one("node-stage-block", &block, up_to(&block, 2), block.stage(lab, NODE)),
+        one("node-stage-directory", &directory, up_to(&directory, 2), directory.stage(lab, NODE)),
+        one("node-publish-ext4", &ext4, up_to(&ext4, 3), ext4.publish(lab, NODE)),
+        one("node-publish-block", &block, up_to(&block, 3), block.publish(lab, NODE)),
+        one("node-publish-directory", &directory, up_to(&directory, 3), directory.publish(lab, NODE)),
+        one("node-unpublish-ext4", &ext4, up_to(&ext4, 4), ext4.unpublish(lab, NODE)),
+        one("node-unpublish-block", &block, up_to(&block, 4), block.unpublish(lab, NODE)),
+        one("node-unstage-ext4", &ext4, up_to(&ext4, 3), ext4.unstage(lab, NODE)),
+        one("node-unstage-block", &block, up_to(&block, 3), block.unstage(lab, NODE)),
+        Scenario {
+            snapshots: vec![snapshot.clone()],
+            ..one("create-snapshot-mounted", &ext4, up_to(&ext4, 4), ext4.snapshot(&snapshot))
+        },
+        Scenario {
+            snapshots: vec![snapshot.clone()],
+            ..one("delete-snapshot", &ext4, with(up_to(&ext4, 1), ext4.snapshot(&snapshot)), delete_snapshot(&snapshot))
+        },
+        one("controller-expand", &ext4, up_to(&ext4, 1), ext4.expand(ext4.size_bytes + 32 * MIB)),
+        one("node-expand-xfs", &xfs, with(up_to(&xfs, 4), xfs.expand(grown)), xfs.node_expand(lab, NODE)),
+    ]
+}
+
+impl Scenario {
+    /// Brings about what the call needs.
+    pub(crate) fn prepare(&self, lab: &Lab, client: &Client) -> Result<()> {
+        for subject in &self.subjects {
+            make_directories(lab, subject, NODE)?;
+        }
+        for call in &self.before {
+            client.call_until_done(call).context(|| format!("before {}: {call:?}", self.name))?;
+        }
+        if self.without_templates {
+            for template in crate::lab::entries(&lab.pool().join("templates")) {
+                std::fs::remove_file(&template).context(|| format!("cannot remove {}", template.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives everything back, from whatever state: each of these calls is fine when there is nothing to do.
+    pub(crate) fn tear_down(&self, lab: &Lab, client: &Client) -> Result<()> {
+        for subject in &self.subjects {
+            give_back(lab, client, subject, NODE)?;
+        }
+        for snapshot in &self.snapshots {
+            client.call_until_done(&delete_snapshot(snapshot)).context(|| "deleting the snapshot".to_owned())?;
+        }
+        for subject in &self.subjects {
+            client.call_until_done(&subject.delete()).context(|| "deleting the volume".to_owned())?;
+            remove_directories(lab, subject, NODE);
+        }
+        Ok(())
+    }
+}
+
+/// What an orchestrator makes: the staging directory, and the parent of the target.
+pub(crate) fn make_directories(lab: &Lab, subject: &Subject, node: &str) -> Result<()> {
+    std::fs::create_dir_all(subject.staging(lab, node))?;
+    let target = subject.target(lab, node);
+    if let Some(parent) = Path::new(&target).parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn give_back(lab: &Lab, client: &Client, subject: &Subject, node: &str) -> Result<()> {
+    for call in [subject.unpublish(lab, node), subject.unstage(lab, node), subject.detach(node)] {
+        client.call_until_done(&call).context(|| format!("giving back: {call:?}"))?;
+    }
+    Ok(())
+}
+
+/// What the orchestrator made; whatever else is there is a leak and stays for the check.
+pub(crate) fn remove_directories(lab: &Lab, subject: &Subject, node: &str) {
+    let _ = std::fs::remove_dir(subject.staging(lab, node));
+    if let Some(parent) = Path::new(&subject.target(lab, node)).parent() {
+        let _ = std::fs::remove_dir(parent);
+    }
+}
