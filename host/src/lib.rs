@@ -7,6 +7,7 @@
 pub mod command;
 pub mod deadline;
 mod effects;
+mod fake;
 pub mod file;
 pub mod filesystem;
 mod linux;
@@ -14,6 +15,7 @@ mod sys;
 mod types;
 
 pub use effects::Effects;
+pub use fake::{FakeHost, OpenFile};
 pub use linux::LinuxHost;
 pub use types::{
     Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner, PathState,

@@ -1,0 +1,178 @@
+//! The host as a model: a mount table with stacking, files, loop devices with the images behind them, file systems
+//! that remember what was written, and faults at any effect. No privilege and no real path is touched.
+//!
+//! What it models is pinned by the suite that also runs against `LinuxHost` (conformance).
+
+mod block;
+mod control;
+mod faults;
+mod filesystem;
+mod kernel;
+mod loops;
+mod mount;
+mod path;
+mod tree;
+
+pub use control::OpenFile;
+
+use crate::{
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
+    PathState, Probe,
+};
+use faults::Stop;
+use kernel::Kernel;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use volume::{DeviceNumber, FsType, ImageIdentity, Result};
+
+/// A machine in memory. Nodes of one machine share it, as namespaces share a kernel.
+pub struct FakeHost {
+    kernel: Mutex<Kernel>,
+    /// Signalled when what hangs is let go.
+    released: Condvar,
+    effects: Effects,
+}
+
+impl FakeHost {
+    pub fn new(effects: Effects) -> Self {
+        Self { kernel: Mutex::new(Kernel::boot()), released: Condvar::new(), effects }
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs one verb of the trait: not when the driver has "crashed", again after a hang, and its result is lost when
+    /// the crash comes with its last effect.
+    fn verb<T>(&self, mut work: impl FnMut(&mut Kernel) -> Result<T, Stop>) -> Result<T> {
+        let mut kernel = self.kernel();
+        let result = loop {
+            kernel.faults.check()?;
+            match work(&mut kernel) {
+                Ok(value) => break Ok(value),
+                Err(Stop::Failed(error)) => break Err(error),
+                Err(Stop::Hung) => kernel = self.released.wait(kernel).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        let result = kernel.faults.check().and(result);
+        let done = kernel.faults.take_done();
+        drop(kernel);
+        done.into_iter().for_each(|name| self.effects.done(name));
+        result
+    }
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::new(Effects::default())
+    }
+}
+
+impl Host for FakeHost {
+    fn resolve_parents(&self, path: &Path) -> Result<PathBuf> {
+        self.verb(|kernel| Ok(kernel.resolve_parents(path)?))
+    }
+
+    fn observe_path(&self, path: &Path) -> Result<PathState> {
+        self.verb(|kernel| Ok(kernel.observe_path(path)?))
+    }
+
+    fn ensure_directory(&self, path: &Path) -> Result<()> {
+        self.verb(|kernel| kernel.ensure_directory(path))
+    }
+
+    fn ensure_file(&self, path: &Path) -> Result<()> {
+        self.verb(|kernel| kernel.ensure_file(path))
+    }
+
+    fn remove_target(&self, path: &Path) -> Result<()> {
+        self.verb(|kernel| kernel.remove_target(path))
+    }
+
+    fn mounts(&self) -> Result<Vec<MountEntry>> {
+        self.verb(|kernel| Ok(kernel.mount_entries()))
+    }
+
+    fn mount(&self, request: &MountRequest<'_>) -> Result<()> {
+        self.verb(|kernel| kernel.mount(request))
+    }
+
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+        self.verb(|kernel| kernel.bind(source, target, read_only))
+    }
+
+    fn unmount(&self, path: &Path) -> Result<()> {
+        self.verb(|kernel| kernel.unmount(path))
+    }
+
+    fn stats(&self, path: &Path) -> Result<FileSystemStats> {
+        self.verb(|kernel| Ok(kernel.stats(path)?))
+    }
+
+    fn owner(&self, path: &Path) -> Result<Owner> {
+        self.verb(|kernel| Ok(kernel.owner(path)?))
+    }
+
+    fn set_owner(&self, path: &Path, uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()> {
+        self.verb(|kernel| kernel.set_owner(path, uid, gid, mode))
+    }
+
+    fn probe(&self, device: &Path) -> Result<Probe> {
+        self.verb(|kernel| Ok(kernel.probe(device)?))
+    }
+
+    fn check_filesystem(&self, device: &Path, fs: FsType) -> Result<FileSystemCheck> {
+        self.verb(|kernel| Ok(kernel.check_filesystem(device, fs)?))
+    }
+
+    fn grow_filesystem(&self, device: &Path, fs: FsType, mounted_at: Option<&Path>) -> Result<()> {
+        self.verb(|kernel| kernel.grow_filesystem(device, fs, mounted_at))
+    }
+
+    fn device_size(&self, device: &Path) -> Result<u64> {
+        self.verb(|kernel| Ok(kernel.device_size(device)?))
+    }
+
+    fn with_frozen(&self, device: DeviceNumber, _deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let froze = self.verb(|kernel| kernel.freeze(device))?;
+        let result = work();
+        // A process that has crashed thaws nothing: the file system stays frozen until somebody does.
+        let mut kernel = self.kernel();
+        if froze && kernel.faults.check().is_ok() {
+            kernel.thaw(device);
+        }
+        result
+    }
+
+    fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
+        self.verb(|kernel| kernel.attach_loop(request))
+    }
+
+    fn loops(&self) -> Result<Vec<LoopDevice>> {
+        self.verb(|kernel| Ok(kernel.loop_devices()))
+    }
+
+    fn detach_loop(&self, device: &LoopDevice) -> Result<()> {
+        self.verb(|kernel| kernel.detach_loop(device))
+    }
+
+    fn refresh_loop(&self, device: &LoopDevice) -> Result<()> {
+        self.verb(|kernel| kernel.refresh_loop(device))
+    }
+
+    fn fence_loop(&self, device: &LoopDevice, _deadline_ms: u64) -> Result<Option<Fenced>> {
+        self.verb(|kernel| kernel.fence_loop(device))
+    }
+
+    fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()> {
+        self.verb(|kernel| kernel.shutdown_filesystem(mounted_at))
+    }
+
+    fn boot_id(&self) -> Result<String> {
+        self.verb(|kernel| Ok(kernel.boot_id.clone()))
+    }
+
+    fn image_identity(&self, image: &Path) -> Result<ImageIdentity> {
+        self.verb(|kernel| Ok(kernel.image_identity(image)?))
+    }
+}
