@@ -90,17 +90,17 @@ impl Kernel {
 
     pub(super) fn fence_loop(&mut self, device: &LoopDevice) -> Result<Option<Fenced>, Stop> {
         let Some(minor) = self.same_loop(device) else { return Ok(None) };
-        let froze = self.freeze(device.number)?;
-        let size_limit_bytes = if froze { LIMIT_BYTES } else { RAW_LIMIT_BYTES };
-        let limited = self.effect("limit-loop");
-        if let (Ok(()), Some(attached)) = (&limited, self.loops.get_mut(&minor)) {
-            attached.size_limit_bytes = size_limit_bytes;
+        // No freeze where nothing is mounted, or where somebody else keeps it frozen: then two limits do it.
+        let froze = self.is_mounted(device.number) && !self.frozen.contains(&device.number);
+        let limits: &[u64] = if froze { &[LIMIT_BYTES] } else { &[LIMIT_BYTES, RAW_LIMIT_BYTES] };
+        let mut size_limit_bytes = 0;
+        for limit in limits {
+            self.effect("limit-loop")?;
+            size_limit_bytes = *limit;
+            if let Some(attached) = self.loops.get_mut(&minor) {
+                attached.size_limit_bytes = *limit;
+            }
         }
-        // A process that has crashed thaws nothing.
-        if froze && !self.faults.crashed {
-            self.thaw(device.number);
-        }
-        limited?;
         Ok(Some(Fenced { device: device.number, size_limit_bytes, froze }))
     }
 

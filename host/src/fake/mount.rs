@@ -119,16 +119,15 @@ impl Kernel {
     }
 
     /// Whether the mounted file system was frozen by this call; nothing is to be done for one that is not mounted.
-    pub(super) fn freeze(&mut self, number: DeviceNumber) -> Result<bool, Stop> {
+    pub(super) fn freeze(&mut self, number: DeviceNumber) -> Result<bool> {
         if !self.is_mounted(number) {
             return Ok(false);
         }
         if self.frozen.contains(&number) {
             let DeviceNumber { major, minor } = number;
             let message = format!("the file system on device {major}:{minor} is frozen by somebody else");
-            return Err(Stop::Failed(Error::new(ErrorKind::Busy, message)));
+            return Err(Error::new(ErrorKind::Busy, message));
         }
-        self.effect("freeze")?;
         self.frozen.insert(number);
         Ok(true)
     }
