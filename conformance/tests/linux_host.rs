@@ -1,4 +1,5 @@
 //! The host suite on this machine: real loop devices, real file systems.
+#![allow(clippy::unwrap_used)]
 
 use conformance::host::{BLOCK, Content, Fixture};
 use host::{Effects, Host, LinuxHost, filesystem};

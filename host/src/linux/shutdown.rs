@@ -28,7 +28,6 @@ pub(super) fn shut_down(effects: &Effects, mounted_at: &Path) -> Result<()> {
     }
     let failed = |errno| os::error(format!("shutting down the file system at {}", mounted_at.display()), errno);
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let root = openat(AT_FDCWD, mounted_at, flags, Mode::empty()).map_err(failed)?;
     let unsupported = || {
         Err(Error::new(
             ErrorKind::Unsupported,
@@ -38,7 +37,14 @@ pub(super) fn shut_down(effects: &Effects, mounted_at: &Path) -> Result<()> {
     if entry.fs_type != "ext4" && entry.fs_type != "xfs" {
         return unsupported();
     }
-    let device = os::device_number(fstat(&root).map_err(failed)?.st_dev)?;
+    let root = openat(AT_FDCWD, mounted_at, flags, Mode::empty())
+        .and_then(|root| fstat(&root).map(|stat| (root, stat.st_dev)));
+    let (root, device) = match root {
+        Ok((root, device)) => (root, os::device_number(device)?),
+        // It was shut down before: xfs then refuses even this.
+        Err(Errno::EIO) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    };
     if device != entry.device || device.major != LOOP_MAJOR {
         return refused("it is not on a loop device of its own");
     }
@@ -48,7 +54,6 @@ pub(super) fn shut_down(effects: &Effects, mounted_at: &Path) -> Result<()> {
             Ok(())
         }
         Err(Errno::ENOTTY | Errno::EOPNOTSUPP) => unsupported(),
-        // It was shut down before.
         Err(Errno::EIO) => Ok(()),
         Err(errno) => Err(failed(errno)),
     }
