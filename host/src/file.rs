@@ -105,6 +105,13 @@ impl Dir {
         }
     }
 
+    /// Whether both are the same directory, under whatever names.
+    pub fn is_same(&self, other: &Self) -> Result<bool> {
+        let stat = |dir: &Self| nix::sys::stat::fstat(dir).map_err(|errno| dir.failed("reading what is", ".", errno));
+        let (a, b) = (stat(self)?, stat(other)?);
+        Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    }
+
     /// The names in this directory that are UTF-8 (every name of this driver is), sorted.
     pub fn names(&self) -> Result<Vec<String>> {
         self.list().map(|(names, _)| names)
@@ -247,6 +254,18 @@ impl Dir {
     /// Whether there was one.
     pub fn remove_file(&self, name: &str) -> Result<bool> {
         self.remove_with(name, UnlinkatFlags::NoRemoveDir)
+    }
+
+    /// Removes a file whose return after a power loss would do no harm; fine when absent.
+    pub fn discard_file(&self, name: &str) -> Result<()> {
+        match unlinkat(self, component(name)?.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => {
+                self.effects.done("discard");
+                Ok(())
+            }
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(self.failed("removing", name, errno)),
+        }
     }
 
     /// Whether there was one; `FailedPrecondition` when it is not empty.

@@ -1,10 +1,11 @@
 //! StorageClass / volume parameters: short keys, the same in every orchestrator; an unknown key is an error.
 
 use crate::{Error, FsType, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The parameters of CreateVolume, parsed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Parameters {
     /// `backend`: the instance to use; the default backend if absent.
     pub backend: Option<String>,

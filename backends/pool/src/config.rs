@@ -1,0 +1,49 @@
+//! How one pool is set up. The driver makes it from its configuration.
+
+use std::path::PathBuf;
+use volume::{BackendName, NodeId};
+
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// The backend instance's name, the first part of every volume id.
+    pub name: BackendName,
+    pub directory: PathBuf,
+    pub scope: Scope,
+    /// The node this process serves; a local pool belongs to it.
+    pub node: Option<NodeId>,
+    /// How long an orphan (what a fenced node wrote last) is kept.
+    pub orphan_keep_ms: u64,
+    /// On a network file system the fence is a fork alone: the fenced node may go on acknowledging writes, which are
+    /// lost. Nothing fails over there without this opt-in.
+    pub allow_fork_only_fence: bool,
+    /// How long the fence of one volume may take.
+    pub fence_deadline_ms: u64,
+    pub max_volumes_per_node: Option<u64>,
+    /// Kept free for copy-on-write of what is there already: capacity answers without it.
+    pub reserve_bytes: u64,
+}
+
+/// Which nodes reach the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The one node that has the directory.
+    Local,
+    /// Every node that mounts it at the same path.
+    Shared,
+}
+
+impl PoolConfig {
+    pub fn new(name: BackendName, directory: impl Into<PathBuf>) -> Self {
+        Self {
+            name,
+            directory: directory.into(),
+            scope: Scope::Shared,
+            node: None,
+            orphan_keep_ms: 7 * 24 * 60 * 60 * 1000,
+            allow_fork_only_fence: false,
+            fence_deadline_ms: 30_000,
+            max_volumes_per_node: None,
+            reserve_bytes: 0,
+        }
+    }
+}

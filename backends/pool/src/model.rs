@@ -1,0 +1,162 @@
+//! What the pool records of volumes, snapshots and nodes, and how it names images.
+
+use crate::record::Record;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use volume::{
+    Attachment, Epoch, Holder, ImageIdentity, NodeId, NodeRecord, Parameters, SnapshotId, VolumeId, VolumeKind,
+    VolumeName, VolumeSource,
+};
+
+/// `volumes/<id>/record.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeRecord {
+    pub(crate) id: VolumeId,
+    pub(crate) name: VolumeName,
+    pub(crate) size_bytes: u64,
+    pub(crate) kind: VolumeKind,
+    pub(crate) thick: bool,
+    pub(crate) source: Option<VolumeSource>,
+    pub(crate) parameters: Parameters,
+    pub(crate) created_at_ms: u64,
+    /// Of the latest grant; 0 before the first.
+    pub(crate) epoch: Epoch,
+    /// The current image; `None` for directory volumes.
+    pub(crate) image: Option<ImageIdentity>,
+    pub(crate) fs_uuid: Option<Uuid>,
+    /// False only while the volume is as it was created empty: it has never been connected for staging.
+    pub(crate) staged: bool,
+    pub(crate) attachment: Option<Attachment>,
+    /// A detach looks for connections before it drops the grant: meanwhile none may be made.
+    pub(crate) releasing: bool,
+    /// On a network file system, where the loops of other machines cannot be seen: the holder has a connection.
+    pub(crate) connected: bool,
+    /// Holders that were cut off and have not been seen clean since.
+    pub(crate) former: Vec<Former>,
+    /// The volume is being removed: nothing may be granted, cloned or connected any more.
+    pub(crate) deleting: bool,
+}
+
+/// A holder that was fenced, with the image it wrote to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Former {
+    pub(crate) holder: Holder,
+    pub(crate) epoch: Epoch,
+    pub(crate) image: Option<ImageIdentity>,
+    pub(crate) fenced_at_ms: u64,
+}
+
+/// `snapshots/<id>/record.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SnapshotRecord {
+    pub(crate) id: SnapshotId,
+    pub(crate) name: VolumeName,
+    pub(crate) source: VolumeId,
+    pub(crate) size_bytes: u64,
+    pub(crate) kind: VolumeKind,
+    pub(crate) created_at_ms: u64,
+    pub(crate) image: Option<ImageIdentity>,
+    pub(crate) deleting: bool,
+}
+
+/// `nodes/<id>/record.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct NodeRecordFile(pub(crate) NodeRecord);
+
+impl Record for VolumeRecord {
+    const WHAT: &'static str = "volume";
+    const FORMAT: u32 = 1;
+}
+
+impl Record for SnapshotRecord {
+    const WHAT: &'static str = "snapshot";
+    const FORMAT: u32 = 1;
+}
+
+impl Record for NodeRecordFile {
+    const WHAT: &'static str = "node";
+    const FORMAT: u32 = 1;
+}
+
+impl VolumeRecord {
+    /// Who was granted `epoch`, as far as the record still knows.
+    pub(crate) fn node_of(&self, epoch: Epoch) -> Option<&NodeId> {
+        let current = self.attachment.iter().map(|a| (a.epoch, &a.holder.node));
+        let former = self.former.iter().map(|f| (f.epoch, &f.holder.node));
+        current.chain(former).find_map(|(of, node)| (of == epoch).then_some(node))
+    }
+}
+
+/// The image that a volume is created with, or gets from a snapshot: `image.<epoch>`.
+pub(crate) fn image_name(epoch: Epoch) -> String {
+    format!("image.{:016x}", epoch.0)
+}
+
+/// A fork: `image.<epoch>.<random>`. Two fencers that race make one each, and the record names the winner's; a shared
+/// name would let one remove what the other is about to record.
+pub(crate) fn fork_name(epoch: Epoch) -> String {
+    let (random, ..) = Uuid::new_v4().as_fields();
+    format!("{}.{random:08x}", image_name(epoch))
+}
+
+/// What an image is called once a fork took its place.
+pub(crate) fn orphan_name(image: &str) -> Option<String> {
+    image_epoch(image)?;
+    image.strip_prefix("image.").map(|rest| format!("orphan.{rest}"))
+}
+
+/// The epoch in the name of an image.
+pub(crate) fn image_epoch(name: &str) -> Option<Epoch> {
+    epoch_after(name, "image.")
+}
+
+/// The epoch in the name of an orphan.
+pub(crate) fn orphan_epoch(name: &str) -> Option<Epoch> {
+    epoch_after(name, "orphan.")
+}
+
+fn epoch_after(name: &str, prefix: &str) -> Option<Epoch> {
+    let rest = name.strip_prefix(prefix)?;
+    let (epoch, suffix) = rest.split_once('.').map_or((rest, None), |(epoch, suffix)| (epoch, Some(suffix)));
+    let hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if !hex(epoch, 16) || suffix.is_some_and(|suffix| !hex(suffix, 8)) {
+        return None;
+    }
+    u64::from_str_radix(epoch, 16).ok().map(Epoch)
+}
+
+/// The loop device's label: `v<32 hex>@<epoch>`, at most 54 of the 63 bytes of lo_file_name.
+pub(crate) fn loop_label(id: &VolumeId, epoch: Epoch) -> String {
+    format!("{}@{epoch}", short(id))
+}
+
+/// The epoch of a loop device of this volume, by its label.
+pub(crate) fn label_epoch(id: &VolumeId, label: &str) -> Option<Epoch> {
+    label.strip_prefix(short(id))?.strip_prefix('@')?.parse().ok().map(Epoch)
+}
+
+fn short(id: &VolumeId) -> &str {
+    id.as_str().split_once('.').map_or(id.as_str(), |(_, short)| short)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_round_trip() {
+        let id = VolumeId::parse("pool.v00112233445566778899aabbccddeeff").unwrap();
+        let label = loop_label(&id, Epoch(u64::MAX));
+        assert!(label.len() <= 63);
+        assert_eq!(label_epoch(&id, &label), Some(Epoch(u64::MAX)));
+        assert_eq!(label_epoch(&id, "vdead@1"), None);
+        let fork = fork_name(Epoch(0x1f));
+        assert_eq!(image_epoch(&fork), Some(Epoch(0x1f)));
+        assert_eq!(orphan_epoch(&orphan_name(&fork).unwrap()), Some(Epoch(0x1f)));
+        assert_eq!(image_epoch(&image_name(Epoch(3))), Some(Epoch(3)));
+        for bad in ["image.1", "image.00000000000000zz", "image.0000000000000001.x", "orphan.0000000000000001"] {
+            assert_eq!(image_epoch(bad), None, "{bad}");
+        }
+    }
+}
