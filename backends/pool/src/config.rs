@@ -1,5 +1,7 @@
 //! How one pool is set up. The driver makes it from its configuration.
 
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 use volume::{BackendName, NodeId};
 
@@ -19,12 +21,17 @@ pub struct PoolConfig {
     /// How long the fence of one volume may take.
     pub fence_deadline_ms: u64,
     pub max_volumes_per_node: Option<u64>,
-    /// Kept free for copy-on-write of what is there already: capacity answers without it.
-    pub reserve_bytes: u64,
+    /// Kept free for records, forks and copy-on-write: nothing new is made in it, and capacity answers without it.
+    /// `None`: a fiftieth of the pool, between 16 MiB and 4 GiB.
+    pub reserve_bytes: Option<u64>,
+    /// Where the directory's file system cannot clone files: the size of the pool image with xfs to make there and to
+    /// mount at `<directory>/mnt`. `None`: the directory itself is the pool.
+    pub image_bytes: Option<u64>,
 }
 
 /// Which nodes reach the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// The one node that has the directory.
     Local,
@@ -43,7 +50,17 @@ impl PoolConfig {
             allow_fork_only_fence: false,
             fence_deadline_ms: 30_000,
             max_volumes_per_node: None,
-            reserve_bytes: 0,
+            reserve_bytes: None,
+            image_bytes: None,
         }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Shared => "shared",
+        })
     }
 }
