@@ -1,0 +1,65 @@
+//! What is advertised, and what is not served.
+
+use super::*;
+use controller::{GroupControllerService, SnapshotMetadataService};
+use csi_proto::csi::controller_service_capability::Type;
+use csi_proto::csi::group_controller_server::GroupController;
+use csi_proto::csi::snapshot_metadata_server::SnapshotMetadata;
+
+async fn names(service: &ControllerService) -> Vec<&'static str> {
+    let request = Request::new(ControllerGetCapabilitiesRequest {});
+    let answer = inner(service.controller_get_capabilities(request).await).unwrap();
+    let name = |capability: ControllerServiceCapability| match capability.r#type.unwrap() {
+        Type::Rpc(rpc) => rpc.r#type().as_str_name(),
+    };
+    answer.capabilities.into_iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn derived_from_backends_and_profile() {
+    let all = names(&subject().service).await;
+    let expected = [
+        "CREATE_DELETE_VOLUME",
+        "PUBLISH_UNPUBLISH_VOLUME",
+        "LIST_VOLUMES",
+        "GET_CAPACITY",
+        "CREATE_DELETE_SNAPSHOT",
+        "LIST_SNAPSHOTS",
+        "CLONE_VOLUME",
+        "PUBLISH_READONLY",
+        "EXPAND_VOLUME",
+        "LIST_VOLUMES_PUBLISHED_NODES",
+        "GET_VOLUME",
+        "SINGLE_NODE_MULTI_WRITER",
+    ];
+    assert_eq!(all, expected);
+    assert_eq!(names(&subject_for(Profile::Nomad).service).await, all);
+    assert_eq!(names(&subject_for(Profile::Swarm).service).await, expected[..2]);
+
+    let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
+    let bare = ControllerService::new(vec![Shelf::bare("bare")], Profile::Kubernetes, runtime.clone()).unwrap();
+    let expected = ["CREATE_DELETE_VOLUME", "LIST_VOLUMES", "GET_CAPACITY", "GET_VOLUME", "SINGLE_NODE_MULTI_WRITER"];
+    assert_eq!(names(&bare).await, expected);
+
+    assert!(ControllerService::new(vec![], Profile::Kubernetes, runtime.clone()).is_err());
+    let twins: Vec<Arc<dyn Backend>> = vec![Shelf::bare("bare"), Shelf::new("bare")];
+    assert!(ControllerService::new(twins, Profile::Kubernetes, runtime).is_err());
+}
+
+#[tokio::test]
+async fn not_served() {
+    let service = subject().service;
+    let unimplemented = |code: Code| assert_eq!(code, Code::Unimplemented);
+    unimplemented(service.get_snapshot(Request::new(Default::default())).await.unwrap_err().code());
+    unimplemented(service.controller_modify_volume(Request::new(Default::default())).await.unwrap_err().code());
+    unimplemented(service.controller_list_volume_health(Request::new(Default::default())).await.unwrap_err().code());
+    unimplemented(service.controller_get_volume_health(Request::new(Default::default())).await.unwrap_err().code());
+
+    let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
+    let groups = GroupControllerService::new(runtime.clone());
+    let capabilities = groups.group_controller_get_capabilities(Request::new(Default::default())).await.unwrap();
+    assert!(capabilities.into_inner().capabilities.is_empty());
+    unimplemented(groups.create_volume_group_snapshot(Request::new(Default::default())).await.unwrap_err().code());
+    let metadata = SnapshotMetadataService::new(runtime);
+    unimplemented(metadata.get_metadata_delta(Request::new(Default::default())).await.err().unwrap().code());
+}
