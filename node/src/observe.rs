@@ -1,0 +1,184 @@
+//! What is there now: one volume's mounts and connection, from the kernel's tables alone.
+
+use crate::node::Node;
+use crate::target::is_same_place;
+use host::{MountEntry, PathState};
+use std::path::{Path, PathBuf};
+use volume::{Connected, Connector, DeviceNumber, FsType, Result, VolumeId};
+
+/// One observation of one volume.
+pub(crate) struct View {
+    pub(crate) connected: Option<Connected>,
+    mounts: Vec<Seen>,
+}
+
+struct Seen {
+    entry: MountEntry,
+    is_ours: bool,
+}
+
+/// What is at a volume's staging path.
+#[derive(Debug)]
+pub(crate) enum Staging {
+    Absent,
+    Staged(Staged),
+    /// Something that is not this volume is mounted there; what.
+    Foreign(String),
+    /// This volume, but not as it has to be; what is wrong.
+    Corrupt(String),
+}
+
+/// Proof that a volume can be published: where from, verified to be that volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Staged {
+    FileSystem { mounted_at: PathBuf, read_only: bool },
+    Block { device: PathBuf, number: DeviceNumber, read_only: bool },
+    Directory { path: PathBuf },
+}
+
+impl View {
+    pub(crate) fn read(node: &Node, connector: &dyn Connector, id: &VolumeId) -> Result<Self> {
+        Self::with(node, id, connector.observe(id)?)
+    }
+
+    /// For a connection that is known already, as after connecting.
+    pub(crate) fn with(node: &Node, id: &VolumeId, connected: Option<Connected>) -> Result<Self> {
+        let entries = node.host.mounts()?;
+        let directory = match &connected {
+            Some(Connected::Directory { path }) => inside_file_system(&entries, &node.host.resolve_parents(path)?),
+            Some(Connected::Device { .. }) | None => None,
+        };
+        let mut mounts = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let is_ours = match &connected {
+                Some(Connected::Device { path, number, .. }) => {
+                    is_file_system_of(&entry, path, *number)
+                        || (is_named_like(&entry, path)
+                            && node.host.observe_path(&entry.mounted_at)? == PathState::BlockDevice(*number))
+                }
+                Some(Connected::Directory { .. }) | None => {
+                    directory.as_ref().is_some_and(|(device, root)| entry.device == *device && entry.root == *root)
+                        || is_inside_directory_of(&entry, id)
+                }
+            };
+            mounts.push(Seen { entry, is_ours });
+        }
+        Ok(Self { connected, mounts })
+    }
+
+    /// The mount that a look at `path` shows.
+    pub(crate) fn top(&self, path: &Path) -> Option<&MountEntry> {
+        self.seen(path).map(|seen| &seen.entry)
+    }
+
+    pub(crate) fn is_ours_at(&self, path: &Path) -> bool {
+        self.seen(path).is_some_and(|seen| seen.is_ours)
+    }
+
+    /// Where this volume is mounted, in the order of mounting, each place once.
+    pub(crate) fn places(&self) -> Vec<&Path> {
+        let mut places: Vec<&Path> = Vec::new();
+        for seen in self.mounts.iter().filter(|seen| seen.is_ours) {
+            if !places.contains(&seen.entry.mounted_at.as_path()) {
+                places.push(&seen.entry.mounted_at);
+            }
+        }
+        places
+    }
+
+    /// Where this volume is mounted apart from `path`.
+    pub(crate) fn places_other_than(&self, path: &Path) -> Vec<&Path> {
+        self.places().into_iter().filter(|place| !is_same_place(place, path)).collect()
+    }
+
+    pub(crate) fn staging(&self, fs: FsType, path: &Path) -> Staging {
+        let Some(seen) = self.seen(path) else { return Staging::Absent };
+        let entry = &seen.entry;
+        if !seen.is_ours {
+            return Staging::Foreign(describe(entry));
+        }
+        if entry.fs_type != fs.as_str() {
+            return Staging::Corrupt(format!("it is mounted as {}, its record says {fs}", entry.fs_type));
+        }
+        Staging::Staged(Staged::FileSystem { mounted_at: path.to_owned(), read_only: entry.read_only })
+    }
+
+    fn seen(&self, path: &Path) -> Option<&Seen> {
+        self.mounts.iter().rfind(|seen| seen.entry.mounted_at == path)
+    }
+}
+
+/// For messages.
+pub(crate) fn describe(entry: &MountEntry) -> String {
+    format!("{} from {} (device {})", entry.fs_type, entry.source, number(entry.device))
+}
+
+pub(crate) fn list(places: &[&Path]) -> String {
+    places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The volume whose directory, in a pool, this mount shows.
+pub(crate) fn directory_volume(entry: &MountEntry) -> Option<VolumeId> {
+    entry.root.components().rev().find_map(|c| VolumeId::parse(c.as_os_str().to_str()?).ok())
+}
+
+/// btrfs gives its mounts an anonymous device number, so there the name that was mounted has to do.
+fn is_file_system_of(entry: &MountEntry, device: &Path, number: DeviceNumber) -> bool {
+    entry.device == number || (entry.fs_type == FsType::Btrfs.as_str() && Path::new(&entry.source) == device)
+}
+
+/// Whether this can be a bind mount of the device's node: cheap, so that not every mount has to be looked at.
+fn is_named_like(entry: &MountEntry, device: &Path) -> bool {
+    entry.root.file_name().is_some() && entry.root.file_name() == device.file_name()
+}
+
+/// An id is a hash, so a directory of that name is the volume's.
+fn is_inside_directory_of(entry: &MountEntry, id: &VolumeId) -> bool {
+    directory_volume(entry).as_ref() == Some(id)
+}
+
+/// The device and the path inside its file system of what is at `path`.
+fn inside_file_system(entries: &[MountEntry], path: &Path) -> Option<(DeviceNumber, PathBuf)> {
+    let covering = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| path.starts_with(&entry.mounted_at))
+        .max_by_key(|(index, entry)| (entry.mounted_at.components().count(), *index))?
+        .1;
+    let below = path.strip_prefix(&covering.mounted_at).ok()?;
+    // join("") would add a trailing slash.
+    let root = if below.as_os_str().is_empty() { covering.root.clone() } else { covering.root.join(below) };
+    Some((covering.device, root))
+}
+
+fn number(device: DeviceNumber) -> String {
+    format!("{}:{}", device.major, device.minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn entry(mounted_at: &str, root: &str, minor: u32) -> MountEntry {
+        MountEntry {
+            mounted_at: mounted_at.into(),
+            root: root.into(),
+            device: DeviceNumber { major: 8, minor },
+            fs_type: "xfs".to_owned(),
+            source: "/dev/sda".to_owned(),
+            read_only: false,
+            options: BTreeSet::new(),
+            id: 0,
+        }
+    }
+
+    #[test]
+    fn a_directory_is_found_below_the_deepest_and_last_mount() {
+        let mounts = [entry("/", "/", 1), entry("/pool", "/", 2), entry("/pool", "/sub", 3)];
+        let found = |path: &str| inside_file_system(&mounts, Path::new(path)).unwrap();
+        assert_eq!(found("/pool/volumes/x"), (DeviceNumber { major: 8, minor: 3 }, "/sub/volumes/x".into()));
+        assert_eq!(found("/pool"), (DeviceNumber { major: 8, minor: 3 }, "/sub".into()));
+        assert_eq!(found("/poolside"), (DeviceNumber { major: 8, minor: 1 }, "/poolside".into()));
+    }
+}
