@@ -1,1 +1,115 @@
+//! CSI's Node service over any [`volume::Connector`] and [`host::Host`]: staging, publishing, growing, statistics, the
+//! node's lives and what to do after a crash. What is true is observed each time; see `docs/architecture.md`.
+#![forbid(unsafe_code)]
 
+mod content;
+mod expand;
+mod info;
+mod node;
+mod observe;
+mod ownership;
+mod publish;
+mod reconcile;
+mod register;
+mod service;
+mod stage;
+mod stats;
+mod target;
+mod threads;
+mod unpublish;
+mod unstage;
+
+pub use reconcile::Reconciled;
+
+use csi_proto::csi::node_server::NodeServer;
+use host::file::Dir;
+use host::{Effects, Host};
+use journal::Journal;
+use node::{Life, Node};
+use rpc::{Profile, Runtime};
+use service::Service;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use volume::{BackendName, Connector, LockTable, NodeId, NodeIdentity, Result};
+
+/// What a node service is made of.
+pub struct NodeConfig {
+    pub node_id: NodeId,
+    /// By the name that volume ids begin with.
+    pub connectors: Vec<(BackendName, Arc<dyn Connector>)>,
+    pub host: Arc<dyn Host>,
+    pub locks: LockTable,
+    pub profile: Profile,
+    /// Exists, and is kept across restarts of the plugin: the node's identity, its journal, its own staging paths.
+    pub state_dir: PathBuf,
+    pub effects: Effects,
+    pub runtime: Runtime,
+    /// For one volume at start-up and one backend's registration; calls have the runtime's deadline.
+    pub step_deadline: Duration,
+}
+
+/// The node service. Clones share everything.
+#[derive(Clone)]
+pub struct NodeService {
+    node: Arc<Node>,
+    profile: Profile,
+    runtime: Runtime,
+}
+
+impl NodeService {
+    pub fn new(config: NodeConfig) -> Result<Self> {
+        let state = Dir::open(&config.state_dir, config.effects)?;
+        let journal = Journal::new(state.ensure_child("journal")?);
+        state.create_dir("staging")?;
+        let staging_dir = config.host.resolve_parents(&config.state_dir.join("staging"))?;
+        let stage = csi_proto::csi::node_service_capability::rpc::Type::StageUnstageVolume;
+        let node = Node {
+            id: config.node_id,
+            connectors: config.connectors.into_iter().map(|(name, c)| (name.as_str().to_owned(), c)).collect(),
+            host: config.host,
+            locks: config.locks,
+            journal,
+            state,
+            is_staged_by_caller: config.profile.allows_node(stage),
+            staging_dir,
+            life: Mutex::new(Life::Starting("it has only just started".to_owned())),
+            registering: Mutex::new(()),
+            step_deadline: config.step_deadline,
+        };
+        Ok(Self { node: Arc::new(node), profile: config.profile, runtime: config.runtime })
+    }
+
+    /// Makes this node known to every backend, and when it was fenced takes away all it had and begins a new life.
+    /// Blocks. To be called before serving and then every second or so: a thawed node must notice that it was fenced.
+    /// After an error it is not [`NodeService::ready`], unless a backend was merely away; call again.
+    pub fn register(&self) -> Result<()> {
+        self.node.register()
+    }
+
+    /// Finishes or undoes what an earlier process had begun. Blocks; once, after the first [`NodeService::register`]
+    /// that succeeded and before serving.
+    pub fn reconcile(&self) -> Result<Reconciled> {
+        self.node.reconcile()
+    }
+
+    /// Whether volumes can be staged and published here; if not, why, and what will change that.
+    pub fn ready(&self) -> Result<()> {
+        self.node.identity().map(drop)
+    }
+
+    /// Who this node is in its present life; the error says why it is nobody.
+    pub fn identity(&self) -> Result<NodeIdentity> {
+        self.node.identity()
+    }
+
+    pub fn server(&self) -> NodeServer<impl csi_proto::csi::node_server::Node> {
+        NodeServer::new(Service { node: self.node.clone(), profile: self.profile, runtime: self.runtime.clone() })
+    }
+}
+
+impl std::fmt::Debug for NodeService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeService").field("node", &self.node.id).finish_non_exhaustive()
+    }
+}

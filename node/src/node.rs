@@ -8,6 +8,7 @@ use journal::{Intent, Journal};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use volume::{
     AttachContext, Connected, Connector, Error, ErrorKind, LockTable, NodeId, NodeIdentity, Result, Volume,
     VolumeGuard, VolumeId,
@@ -28,6 +29,10 @@ pub(crate) struct Node {
     pub(crate) is_staged_by_caller: bool,
     pub(crate) staging_dir: PathBuf,
     pub(crate) life: Mutex<Life>,
+    /// Held by whoever changes `life` step by step.
+    pub(crate) registering: Mutex<()>,
+    /// For what runs outside of a call: one volume's reconciliation, one backend's registration.
+    pub(crate) step_deadline: Duration,
 }
 
 /// Whether this node may use volumes now.
@@ -37,7 +42,10 @@ pub(crate) enum Life {
     Starting(String),
     Live(NodeIdentity),
     /// Cut off, and what of its mounts and devices could not be removed yet.
-    Fenced { identity: NodeIdentity, reason: String },
+    Fenced {
+        identity: NodeIdentity,
+        reason: String,
+    },
 }
 
 impl Node {

@@ -14,7 +14,16 @@ pub(crate) struct View {
 
 struct Seen {
     entry: MountEntry,
-    is_ours: bool,
+    ours: Option<Ours>,
+}
+
+/// How a mount shows the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ours {
+    FileSystem,
+    /// The device's node, bound onto a file.
+    Node,
+    Directory,
 }
 
 /// What is at a volume's staging path.
@@ -38,10 +47,24 @@ pub(crate) enum Staged {
 
 impl View {
     pub(crate) fn read(node: &Node, connector: &dyn Connector, id: &VolumeId) -> Result<Self> {
-        Self::with(node, id, connector.observe(id)?)
+        let connected = connector.observe(id)?;
+        let mut devices = Vec::new();
+        if matches!(connected, Some(Connected::Device { .. })) {
+            // After a failover on one machine the image of an earlier epoch can still be connected beside the present.
+            devices =
+                connector.observe_all()?.into_iter().filter(|(other, _)| other == id).map(|(_, one)| one).collect();
+        }
+        let mut view = Self::with(node, id, connected)?;
+        for device in devices {
+            if view.connected.as_ref() != Some(&device) {
+                let other = Self::with(node, id, Some(device))?;
+                view.add(other);
+            }
+        }
+        Ok(view)
     }
 
-    /// For a connection that is known already, as after connecting.
+    /// For one connection that is known already, as after connecting.
     pub(crate) fn with(node: &Node, id: &VolumeId, connected: Option<Connected>) -> Result<Self> {
         let entries = node.host.mounts()?;
         let directory = match &connected {
@@ -50,20 +73,31 @@ impl View {
         };
         let mut mounts = Vec::with_capacity(entries.len());
         for entry in entries {
-            let is_ours = match &connected {
-                Some(Connected::Device { path, number, .. }) => {
-                    is_file_system_of(&entry, path, *number)
-                        || (is_named_like(&entry, path)
-                            && node.host.observe_path(&entry.mounted_at)? == PathState::BlockDevice(*number))
-                }
+            let ours = match &connected {
+                Some(Connected::Device { path, number, .. }) => how_shown(node, &entry, path, *number)?,
                 Some(Connected::Directory { .. }) | None => {
-                    directory.as_ref().is_some_and(|(device, root)| entry.device == *device && entry.root == *root)
-                        || is_inside_directory_of(&entry, id)
+                    let is_it =
+                        directory.as_ref().is_some_and(|(device, root)| entry.device == *device && entry.root == *root);
+                    // An id is a hash, so a directory of that name is the volume's.
+                    (is_it || directory_volume(&entry).as_ref() == Some(id)).then_some(Ours::Directory)
                 }
             };
-            mounts.push(Seen { entry, is_ours });
+            mounts.push(Seen { entry, ours });
         }
         Ok(Self { connected, mounts })
+    }
+
+    /// Takes in another connection of the same volume. What is mounted here counts as the one that is connected.
+    fn add(&mut self, other: Self) {
+        if self.places().is_empty() && !other.places().is_empty() {
+            *self = other;
+            return;
+        }
+        for one in other.mounts.into_iter().filter(|one| one.ours.is_some()) {
+            if let Some(own) = self.mounts.iter_mut().find(|own| own.entry.id == one.entry.id) {
+                own.ours = own.ours.or(one.ours);
+            }
+        }
     }
 
     /// The mount that a look at `path` shows.
@@ -72,13 +106,13 @@ impl View {
     }
 
     pub(crate) fn is_ours_at(&self, path: &Path) -> bool {
-        self.seen(path).is_some_and(|seen| seen.is_ours)
+        self.seen(path).is_some_and(|seen| seen.ours.is_some())
     }
 
     /// Where this volume is mounted, in the order of mounting, each place once.
     pub(crate) fn places(&self) -> Vec<&Path> {
         let mut places: Vec<&Path> = Vec::new();
-        for seen in self.mounts.iter().filter(|seen| seen.is_ours) {
+        for seen in self.mounts.iter().filter(|seen| seen.ours.is_some()) {
             if !places.contains(&seen.entry.mounted_at.as_path()) {
                 places.push(&seen.entry.mounted_at);
             }
@@ -91,10 +125,21 @@ impl View {
         self.places().into_iter().filter(|place| !is_same_place(place, path)).collect()
     }
 
+    /// Where the volume's file system is mounted so that it can be changed.
+    pub(crate) fn writable_place(&self) -> Option<&Path> {
+        let writable = |seen: &&Seen| seen.ours == Some(Ours::FileSystem) && !seen.entry.read_only;
+        self.mounts.iter().find(writable).map(|seen| seen.entry.mounted_at.as_path())
+    }
+
+    /// Whether the device itself is bound somewhere, as published raw block volumes are.
+    pub(crate) fn has_raw_targets(&self) -> bool {
+        self.mounts.iter().any(|seen| seen.ours == Some(Ours::Node))
+    }
+
     pub(crate) fn staging(&self, fs: FsType, path: &Path) -> Staging {
         let Some(seen) = self.seen(path) else { return Staging::Absent };
         let entry = &seen.entry;
-        if !seen.is_ours {
+        if seen.ours != Some(Ours::FileSystem) {
             return Staging::Foreign(describe(entry));
         }
         if entry.fs_type != fs.as_str() {
@@ -122,19 +167,26 @@ pub(crate) fn directory_volume(entry: &MountEntry) -> Option<VolumeId> {
     entry.root.components().rev().find_map(|c| VolumeId::parse(c.as_os_str().to_str()?).ok())
 }
 
+fn how_shown(node: &Node, entry: &MountEntry, device: &Path, number: DeviceNumber) -> Result<Option<Ours>> {
+    if is_file_system_of(entry, device, number) {
+        Ok(Some(Ours::FileSystem))
+    } else if is_named_like(entry, device)
+        && node.host.observe_path(&entry.mounted_at)? == PathState::BlockDevice(number)
+    {
+        Ok(Some(Ours::Node))
+    } else {
+        Ok(None)
+    }
+}
+
 /// btrfs gives its mounts an anonymous device number, so there the name that was mounted has to do.
-fn is_file_system_of(entry: &MountEntry, device: &Path, number: DeviceNumber) -> bool {
+pub(crate) fn is_file_system_of(entry: &MountEntry, device: &Path, number: DeviceNumber) -> bool {
     entry.device == number || (entry.fs_type == FsType::Btrfs.as_str() && Path::new(&entry.source) == device)
 }
 
 /// Whether this can be a bind mount of the device's node: cheap, so that not every mount has to be looked at.
 fn is_named_like(entry: &MountEntry, device: &Path) -> bool {
     entry.root.file_name().is_some() && entry.root.file_name() == device.file_name()
-}
-
-/// An id is a hash, so a directory of that name is the volume's.
-fn is_inside_directory_of(entry: &MountEntry, id: &VolumeId) -> bool {
-    directory_volume(entry).as_ref() == Some(id)
 }
 
 /// The device and the path inside its file system of what is at `path`.

@@ -4,22 +4,24 @@
 //! new file system's does. That needs no note of "first", so a crash at any point cannot lose it, and an owner that a
 //! workload set is left alone. A `volume_mount_group` belongs to the request and is applied each time.
 
-use crate::stage::StagePlan;
 use host::{Host, Owner};
 use std::path::Path;
-use volume::{AccessType, Result};
+use volume::{AccessType, Parameters, Result, VolumeCapability};
 
 /// Read, write and search for the group, and new entries belong to it (CSI 1.13, volume_mount_group).
 const GROUP_BITS: u32 = 0o2070;
 
-pub(crate) fn apply(host: &dyn Host, root: &Path, plan: &StagePlan<'_>, read_only: bool) -> Result<()> {
-    let parameters = plan.parameters;
-    let group = match &plan.capability.access_type {
+pub(crate) fn apply(
+    host: &dyn Host,
+    root: &Path,
+    parameters: &Parameters,
+    capability: &VolumeCapability,
+) -> Result<()> {
+    let group = match &capability.access_type {
         AccessType::Mount { mount_group, .. } => *mount_group,
         AccessType::Block => None,
     };
-    let is_wanted = group.or(parameters.uid).or(parameters.gid).or(parameters.mode).is_some();
-    if read_only || !is_wanted {
+    if group.or(parameters.uid).or(parameters.gid).or(parameters.mode).is_none() {
         return Ok(());
     }
     let now = host.owner(root)?;

@@ -1,0 +1,232 @@
+//! Start-up reconciliation: what a crash left half done is finished or undone, by what is there now.
+//!
+//! The rule: an unfinished stage is undone and an unfinished unstage finished, unless the volume is published; an
+//! unfinished unpublish is finished; an unfinished publish loses the empty target it made. Published mounts stay.
+
+use crate::node::{Node, check_granted};
+use crate::observe::View;
+use crate::target::is_same_place;
+use crate::threads::with_deadline;
+use journal::{Entry, Intent, Operation};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use volume::{ErrorKind, NodeIdentity, Result, VolumeId, VolumeKind};
+
+/// What reconciliation did and what it had to leave, in words.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Reconciled {
+    pub done: Vec<String>,
+    pub leftovers: Vec<String>,
+}
+
+/// What is known of one volume when the node starts.
+#[derive(Debug, Clone)]
+struct Found {
+    intent: Option<Intent>,
+    /// `None`: its record is gone.
+    kind: Option<VolumeKind>,
+    /// Whether its record gives it to this life of the node, as it is connected.
+    is_granted: bool,
+    is_connected: bool,
+    /// Where it is mounted.
+    places: Vec<PathBuf>,
+    /// Where publish stages it, where the orchestrator does not.
+    own_staging: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Unmount(PathBuf),
+    /// When it is empty and nothing is mounted on it.
+    Remove(PathBuf),
+    Disconnect,
+    /// Removes the journal's note.
+    Forget,
+    Report(&'static str),
+}
+
+impl Node {
+    /// To be called after [`Node::register`] and before anything is served. A volume that hangs keeps its lock, is
+    /// reported, and holds nobody else up.
+    pub(crate) fn reconcile(self: &Arc<Self>) -> Result<Reconciled> {
+        let identity = self.identity()?;
+        let mut report = Reconciled::default();
+        let mut intents: BTreeMap<VolumeId, Option<Intent>> =
+            self.everything_of(&identity)?.into_iter().map(|id| (id, None)).collect();
+        for entry in self.journal.entries()? {
+            match entry {
+                Entry::Intent(intent) => {
+                    intents.insert(intent.volume.clone(), Some(intent));
+                }
+                Entry::Unreadable { path, reason } => report.leftovers.push(format!(
+                    "journal entry {} is kept, it cannot be read: {}",
+                    path.display(),
+                    reason.chain()
+                )),
+            }
+        }
+        let workers: Vec<_> = intents
+            .into_iter()
+            .map(|(id, intent)| {
+                let (node, identity, what) = (self.clone(), identity.clone(), id.to_string());
+                let work = move || {
+                    with_deadline(node.step_deadline, &what, {
+                        let (node, id) = (node.clone(), id.clone());
+                        move || node.reconcile_volume(&id, intent, &identity)
+                    })
+                    .map_err(|error| format!("volume {id}: {}", error.chain()))
+                };
+                std::thread::spawn(work)
+            })
+            .collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(Ok(one)) => {
+                    report.done.extend(one.done);
+                    report.leftovers.extend(one.leftovers);
+                }
+                Ok(Err(left)) => report.leftovers.push(left),
+                Err(_) => report.leftovers.push("a reconciling thread panicked".to_owned()),
+            }
+        }
+        Ok(report)
+    }
+
+    fn reconcile_volume(&self, id: &VolumeId, intent: Option<Intent>, identity: &NodeIdentity) -> Result<Reconciled> {
+        let guard = self.locks.try_lock([id.as_str()])?;
+        let connector = self.connector(id)?;
+        let view = View::read(self, connector, id)?;
+        let volume = match connector.volume(id) {
+            Ok(volume) => Some(volume),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let found = Found {
+            intent,
+            kind: volume.as_ref().map(|volume| volume.kind),
+            is_granted: volume
+                .is_some_and(|volume| check_granted(&volume, identity, view.connected.as_ref(), None).is_ok()),
+            is_connected: view.connected.is_some(),
+            places: view.places().into_iter().map(Into::into).collect(),
+            own_staging: (!self.is_staged_by_caller).then(|| self.own_staging_path(id)),
+        };
+        let mut report = Reconciled::default();
+        for step in plan_reconcile(&found) {
+            let done = match &step {
+                Step::Unmount(path) => self.unmount_ours(connector, id, path),
+                Step::Remove(path) => self.remove_unmounted(id, path),
+                Step::Disconnect => connector.disconnect(&guard, id, identity),
+                Step::Forget => {
+                    self.forget(&guard, id);
+                    continue;
+                }
+                Step::Report(what) => {
+                    report.leftovers.push(format!("volume {id}: {what}"));
+                    continue;
+                }
+            };
+            match done {
+                Ok(()) => report.done.push(format!("volume {id}: {step:?}")),
+                Err(error) => {
+                    // The note stays, and with it the rest of the work for the next start or the next call.
+                    report.leftovers.push(format!("volume {id}: {step:?}: {}", error.chain()));
+                    break;
+                }
+            }
+        }
+        Ok(report)
+    }
+}
+
+fn plan_reconcile(found: &Found) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let Some(intent) = &found.intent else { return plan_without_intent(found) };
+    let target = intent.target_path.as_deref();
+    match intent.operation {
+        Operation::Stage | Operation::Unstage => {
+            let staging = intent.staging_target_path.as_deref();
+            if found.published(staging, None).next().is_some() {
+                steps.push(Step::Report("a stage or unstage was interrupted, but it is published and stays as it is"));
+            } else {
+                found.take_down(staging, &mut steps);
+            }
+        }
+        Operation::Publish => {
+            // A target that is mounted was published; its caller repeats the call, or unpublishes it.
+            if let Some(target) = target
+                && !found.is_mounted(target)
+            {
+                steps.push(Step::Remove(target.to_owned()));
+            }
+            found.take_down_own_staging(None, &mut steps);
+        }
+        Operation::Unpublish => {
+            if let Some(target) = target {
+                if found.is_mounted(target) {
+                    steps.push(Step::Unmount(target.to_owned()));
+                }
+                steps.push(Step::Remove(target.to_owned()));
+            }
+            found.take_down_own_staging(target, &mut steps);
+        }
+    }
+    steps.push(Step::Forget);
+    steps
+}
+
+fn plan_without_intent(found: &Found) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if !found.places.is_empty() {
+        if !found.is_granted {
+            steps.push(Step::Report(
+                "it is mounted here, but its record does not give it to this life of the node; unpublish and unstage it",
+            ));
+        }
+        found.take_down_own_staging(None, &mut steps);
+    } else if found.is_connected {
+        match found.kind {
+            // Staged by its orchestrator, and not published yet.
+            Some(VolumeKind::Block) if found.is_granted && found.own_staging.is_none() => {}
+            // A file system's device that is not mounted serves nobody; staging connects it again.
+            _ => steps.push(Step::Disconnect),
+        }
+    }
+    steps
+}
+
+impl Found {
+    fn is_mounted(&self, path: &Path) -> bool {
+        self.places.iter().any(|place| place == path)
+    }
+
+    /// Where it is mounted apart from its staging and one target.
+    fn published<'a>(
+        &'a self,
+        staging: Option<&'a Path>,
+        besides: Option<&'a Path>,
+    ) -> impl Iterator<Item = &'a PathBuf> {
+        let is_at = |place: &Path, path: Option<&Path>| path.is_some_and(|path| is_same_place(place, path));
+        self.places.iter().filter(move |place| !is_at(place, staging) && !is_at(place, besides))
+    }
+
+    fn take_down(&self, staging: Option<&Path>, steps: &mut Vec<Step>) {
+        if let Some(staging) = staging
+            && self.is_mounted(staging)
+        {
+            steps.push(Step::Unmount(staging.to_owned()));
+        }
+        if self.is_connected {
+            steps.push(Step::Disconnect);
+        }
+    }
+
+    /// Where publish stages: takes the staging down when no target but `besides` shows the volume.
+    fn take_down_own_staging(&self, besides: Option<&Path>, steps: &mut Vec<Step>) {
+        let Some(staging) = self.own_staging.as_deref() else { return };
+        if self.published(Some(staging), besides).next().is_none() {
+            self.take_down(Some(staging), steps);
+            steps.push(Step::Remove(staging.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Who this node is in this life, and the end of a life by a fence.
+//!
+//! An incarnation lasts from one boot to the next, across restarts of the plugin (`node.json`). A fenced one never
+//! takes a volume into use again: this node first takes away everything it had, verifies that nothing is left, and
+//! only then begins a new life. So "another incarnation asks" proves to the storage that the earlier one is over.
+
+use crate::node::{Life, Node};
+use crate::observe::{View, directory_volume};
+use crate::threads::with_deadline;
+use host::MountEntry;
+use journal::record;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use volume::{Connected, Connector, Error, ErrorKind, Incarnation, NodeIdentity, Result, VolumeId};
+
+const FILE: &str = "node.json";
+
+impl Node {
+    /// Makes this node known to every backend, or finds that it was fenced and comes back clean. To be called before
+    /// anything is served, and then again and again: it costs one read of the node's record a backend.
+    pub(crate) fn register(self: &Arc<Self>) -> Result<()> {
+        let _one_at_a_time = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
+        let life = self.life().clone();
+        let result = match life {
+            Life::Starting(_) => self.begin_or_continue().and_then(|identity| self.register_as(identity)),
+            Life::Live(identity) => self.register_as(identity),
+            Life::Fenced { identity, .. } => self.come_back(identity),
+        };
+        if let Err(error) = &result {
+            match &mut *self.life() {
+                Life::Starting(reason) | Life::Fenced { reason, .. } => *reason = error.chain(),
+                // A backend that cannot be read now has not fenced us; its own calls fail while it is away.
+                Life::Live(_) => {}
+            }
+        }
+        result
+    }
+
+    /// This boot's identity, or a new one that nothing of an earlier life stands in the way of.
+    fn begin_or_continue(self: &Arc<Self>) -> Result<NodeIdentity> {
+        let boot_id = self.host.boot_id()?;
+        let earlier: Option<NodeIdentity> = record::read(&self.state, FILE)?;
+        if let Some(earlier) = earlier
+            && earlier.boot_id == boot_id
+            && earlier.id == self.id
+        {
+            return Ok(earlier);
+        }
+        let identity = NodeIdentity { id: self.id.clone(), incarnation: Incarnation::new_random(), boot_id };
+        let left = self.everything_of(&identity)?;
+        if !left.is_empty() {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "{} does not know this life of node {}, yet volumes of it are in use here: {}. Restore the state directory, \
+                     or stop what uses them and unmount them, or reboot",
+                    self.state.path().join(FILE).display(),
+                    self.id,
+                    names(&left)
+                ),
+            ));
+        }
+        record::replace(&self.state, FILE, &identity)?;
+        Ok(identity)
+    }
+
+    fn register_as(self: &Arc<Self>, identity: NodeIdentity) -> Result<()> {
+        if self.is_fenced_anywhere(&identity)? {
+            tracing::warn!(node = %self.id, "this node was fenced: it takes away all it had before it goes on");
+            return self.come_back(identity);
+        }
+        *self.life() = Life::Live(identity);
+        Ok(())
+    }
+
+    /// All backends are asked even when one says so: each has to know this life.
+    fn is_fenced_anywhere(self: &Arc<Self>, identity: &NodeIdentity) -> Result<bool> {
+        let mut is_fenced = false;
+        for (name, connector) in &self.connectors {
+            let (connector, identity) = (connector.clone(), identity.clone());
+            let what = format!("registering with backend {name}");
+            is_fenced |= with_deadline(self.step_deadline, &what, move || connector.register(&identity))?.is_fenced();
+        }
+        Ok(is_fenced)
+    }
+
+    fn come_back(self: &Arc<Self>, identity: NodeIdentity) -> Result<()> {
+        let reason = "what it had is being taken away".to_owned();
+        *self.life() = Life::Fenced { identity: identity.clone(), reason };
+        self.take_everything_away(&identity)?;
+        let left = self.everything_of(&identity)?;
+        if !left.is_empty() {
+            return Err(Error::new(ErrorKind::FailedPrecondition, format!("still in use here: {}", names(&left))));
+        }
+        let next = NodeIdentity { incarnation: Incarnation::new_random(), boot_id: self.host.boot_id()?, ..identity };
+        record::replace(&self.state, FILE, &next)?;
+        if self.is_fenced_anywhere(&next)? {
+            return Err(Error::new(ErrorKind::Held, "the new life of this node was fenced at once; retrying"));
+        }
+        tracing::info!(node = %self.id, incarnation = %next.incarnation, "this node came back clean after a fence");
+        *self.life() = Life::Live(next);
+        Ok(())
+    }
+
+    /// Shuts every file system down first, so that no workload writes on while the slower steps run.
+    fn take_everything_away(self: &Arc<Self>, identity: &NodeIdentity) -> Result<()> {
+        let mut failures = Vec::new();
+        let volumes = self.everything_of(identity)?;
+        for work in [Self::shut_down, Self::take_away] {
+            for id in &volumes {
+                let (node, own_id, own_identity) = (self.clone(), id.clone(), identity.clone());
+                let what = format!("taking volume {id} away");
+                let step = move || work(&node, &own_id, &own_identity);
+                if let Err(error) = with_deadline(self.step_deadline, &what, step) {
+                    failures.push(format!("{id}: {}", error.chain()));
+                }
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::FailedPrecondition, failures.join("; "))) }
+    }
+
+    fn shut_down(&self, id: &VolumeId, _identity: &NodeIdentity) -> Result<()> {
+        let view = View::read(self, self.connector(id)?, id)?;
+        match view.writable_place() {
+            // Best effort, and not the proof: btrfs has no such call.
+            Some(place) => match self.host.shutdown_filesystem(place) {
+                Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    fn take_away(&self, id: &VolumeId, identity: &NodeIdentity) -> Result<()> {
+        let guard = self.locks.try_lock([id.as_str()])?;
+        let connector = self.connector(id)?;
+        let view = View::read(self, connector, id)?;
+        let places: Vec<PathBuf> = view.places().into_iter().rev().map(Into::into).collect();
+        for place in &places {
+            self.unmount_ours(connector, id, place)?;
+        }
+        connector.disconnect(&guard, id, identity)?;
+        self.forget(&guard, id);
+        Ok(())
+    }
+
+    /// The volumes that this node has mounted or connected.
+    pub(crate) fn everything_of(&self, identity: &NodeIdentity) -> Result<BTreeSet<VolumeId>> {
+        let mounts = self.host.mounts()?;
+        let mut volumes: BTreeSet<VolumeId> = mounts
+            .iter()
+            .filter_map(directory_volume)
+            .filter(|id| self.connectors.contains_key(id.backend()))
+            .collect();
+        for connector in self.connectors.values() {
+            for (id, connected) in connector.observe_all()? {
+                if is_of(connector.as_ref(), &id, &connected, identity, &mounts)? {
+                    volumes.insert(id);
+                }
+            }
+        }
+        Ok(volumes)
+    }
+}
+
+/// Whether this connection is the node's. The kernel's tables are of the machine, which can carry several nodes
+/// (mount namespaces); what is mounted here is ours, of the rest the volume's record tells whose it is. What no record
+/// speaks of any more counts as ours: disconnecting it harms nobody, since the kernel refuses while it is in use.
+fn is_of(
+    connector: &dyn Connector,
+    id: &VolumeId,
+    connected: &Connected,
+    identity: &NodeIdentity,
+    mounts: &[MountEntry],
+) -> Result<bool> {
+    let Connected::Device { number, path, epoch, .. } = connected else { return Ok(false) };
+    if mounts.iter().any(|entry| crate::observe::is_file_system_of(entry, path, *number)) {
+        return Ok(true);
+    }
+    match connector.volume(id) {
+        Ok(volume) => {
+            Ok(volume.attachment.filter(|held| held.epoch == *epoch).is_none_or(|held| held.holder.node == identity.id))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+fn names(volumes: &BTreeSet<VolumeId>) -> String {
+    volumes.iter().map(VolumeId::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,248 @@
+//! The Node service of CSI: parses, takes the volume's lock, hands over, replies.
+
+use crate::expand::ExpandRequest;
+use crate::info::capabilities;
+use crate::node::Node;
+use crate::publish::PublishRequest;
+use crate::stage::StageRequest;
+use crate::stats::Usage;
+use crate::target::NodePath;
+use csi_proto::csi;
+use csi_proto::csi::node_service_capability::{Rpc as WireRpc, Type as WireType};
+use csi_proto::csi::volume_usage::Unit;
+use rpc::{Call, Profile, Rpc, Runtime, Trace, parse};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+use volume::{Parameters, Result, VolumeGuard, VolumeId};
+
+type Reply<T> = std::result::Result<Response<T>, Status>;
+
+pub(crate) struct Service {
+    pub(crate) node: Arc<Node>,
+    pub(crate) profile: Profile,
+    pub(crate) runtime: Runtime,
+}
+
+impl Service {
+    /// Runs `work` under the volume's lock, however its client fares.
+    async fn locked<R: Send + 'static, T: Send + 'static>(
+        &self,
+        call: Call,
+        key: impl FnOnce(&R) -> String,
+        request: Result<R>,
+        work: impl FnOnce(&Node, &VolumeGuard, &R, &mut Trace) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<T, Status> {
+        let locked = request.and_then(|request| Ok((self.node.locks.try_lock([key(&request).as_str()])?, request)));
+        let (guard, request) = locked.map_err(|error| self.runtime.refuse(&call, &error))?;
+        let node = self.node.clone();
+        self.runtime
+            .run(call, move |trace| {
+                let guard = guard;
+                work(&node, &guard, &request, trace)
+            })
+            .await
+    }
+
+    fn call(&self, rpc: Rpc, volume_id: &str) -> Call {
+        Call::new(rpc).volume(volume_id).node(self.node.id.as_str())
+    }
+}
+
+#[tonic::async_trait]
+impl csi::node_server::Node for Service {
+    async fn node_stage_volume(
+        &self,
+        request: Request<csi::NodeStageVolumeRequest>,
+    ) -> Reply<csi::NodeStageVolumeResponse> {
+        let wire = request.into_inner();
+        self.runtime.received(Rpc::NodeStageVolume, &wire);
+        let call = self.call(Rpc::NodeStageVolume, &wire.volume_id);
+        self.locked(call, |r| r.volume.to_string(), stage_request(&wire), Node::stage).await?;
+        Ok(Response::new(csi::NodeStageVolumeResponse {}))
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<csi::NodeUnstageVolumeRequest>,
+    ) -> Reply<csi::NodeUnstageVolumeResponse> {
+        let wire = request.into_inner();
+        self.runtime.received(Rpc::NodeUnstageVolume, &wire);
+        let call = self.call(Rpc::NodeUnstageVolume, &wire.volume_id);
+        let parsed = place("staging_target_path", &wire.volume_id, &wire.staging_target_path);
+        let work = |node: &Node, guard: &VolumeGuard, (id, path): &Place, trace: &mut Trace| {
+            node.unstage(guard, id, path, trace)
+        };
+        self.locked(call, |(id, _)| id.to_string(), parsed, work).await?;
+        Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Reply<csi::NodePublishVolumeResponse> {
+        let wire = request.into_inner();
+        self.runtime.received(Rpc::NodePublishVolume, &wire);
+        let call = self.call(Rpc::NodePublishVolume, &wire.volume_id);
+        self.locked(call, |r| r.volume.to_string(), publish_request(&wire), Node::publish).await?;
+        Ok(Response::new(csi::NodePublishVolumeResponse {}))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Reply<csi::NodeUnpublishVolumeResponse> {
+        let wire = request.into_inner();
+        self.runtime.received(Rpc::NodeUnpublishVolume, &wire);
+        let call = self.call(Rpc::NodeUnpublishVolume, &wire.volume_id);
+        let parsed = place("target_path", &wire.volume_id, &wire.target_path);
+        let work = |node: &Node, guard: &VolumeGuard, (id, path): &Place, trace: &mut Trace| {
+            node.unpublish(guard, id, path, trace)
+        };
+        self.locked(call, |(id, _)| id.to_string(), parsed, work).await?;
+        Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<csi::NodeGetVolumeStatsRequest>,
+    ) -> Reply<csi::NodeGetVolumeStatsResponse> {
+        let wire = request.into_inner();
+        self.runtime.received(Rpc::NodeGetVolumeStats, &wire);
+        let call = self.call(Rpc::NodeGetVolumeStats, &wire.volume_id);
+        let parsed = place("volume_path", &wire.volume_id, &wire.volume_path);
+        // A lock of its own: statistics hold no mount up, and when a device hangs they do not pile up either.
+        let key = |(id, _): &Place| format!("{id}/stats");
+        let work =
+            |node: &Node, _: &VolumeGuard, (id, path): &Place, trace: &mut Trace| node.volume_stats(id, path, trace);
+        let usage = self.locked(call, key, parsed, work).await?;
+        Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage: wire_usage(&usage) }))
+    }
+
+    async fn node_expand_volume(
+        &self,
+        request: Request<csi::NodeExpandVolumeRequest>,
+    ) -> Reply<csi::NodeExpandVolumeResponse> {
+        let wire = request.into_inner();
+        self.runtime.received(Rpc::NodeExpandVolume, &wire);
+        let call = self.call(Rpc::NodeExpandVolume, &wire.volume_id);
+        let bytes = self.locked(call, |r| r.volume.to_string(), expand_request(&wire), Node::expand).await?;
+        Ok(Response::new(csi::NodeExpandVolumeResponse { capacity_bytes: signed(bytes) }))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Reply<csi::NodeGetCapabilitiesResponse> {
+        let rpc = |capability| csi::NodeServiceCapability {
+            r#type: Some(WireType::Rpc(WireRpc { r#type: i32::from(capability) })),
+        };
+        self.runtime.answered(Rpc::NodeGetCapabilities);
+        let capabilities = capabilities(self.profile).into_iter().map(rpc).collect();
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_info(&self, _: Request<csi::NodeGetInfoRequest>) -> Reply<csi::NodeGetInfoResponse> {
+        let (node, profile) = (self.node.clone(), self.profile);
+        let call = Call::new(Rpc::NodeGetInfo).node(self.node.id.as_str());
+        let info = self.runtime.run(call, move |_| node.info(profile)).await?;
+        Ok(Response::new(csi::NodeGetInfoResponse {
+            node_id: info.node.to_string(),
+            max_volumes_per_node: signed(info.max_volumes.unwrap_or(0)),
+            accessible_topology: info.topology.map(|segments| csi::Topology { segments: segments.0 }),
+        }))
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        _: Request<csi::NodeGetVolumeHealthRequest>,
+    ) -> Reply<csi::NodeGetVolumeHealthResponse> {
+        Err(rpc::unimplemented(Rpc::NodeGetVolumeHealth))
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _: Request<csi::NodeGetStorageHealthRequest>,
+    ) -> Reply<csi::NodeGetStorageHealthResponse> {
+        Err(rpc::unimplemented(Rpc::NodeGetStorageHealth))
+    }
+}
+
+/// A volume at a path.
+type Place = (VolumeId, NodePath);
+
+fn place(field: &str, volume_id: &str, path: &str) -> Result<Place> {
+    // The id first: an unknown volume is NOT_FOUND only once the request is complete.
+    let path = NodePath::parse(field, path);
+    let id = VolumeId::parse(volume_id);
+    match (id, path) {
+        (Err(error), _) if volume_id.is_empty() => Err(error),
+        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
+        (Ok(id), Ok(path)) => Ok((id, path)),
+    }
+}
+
+fn stage_request(wire: &csi::NodeStageVolumeRequest) -> Result<StageRequest> {
+    let (volume, staging_target_path) = place("staging_target_path", &wire.volume_id, &wire.staging_target_path)?;
+    Ok(StageRequest {
+        volume,
+        context: parse::publish_context(&wire.publish_context)?,
+        staging_target_path,
+        capability: parse::capability(wire.volume_capability.as_ref())?,
+        parameters: volume_context(&wire.volume_context)?,
+    })
+}
+
+fn publish_request(wire: &csi::NodePublishVolumeRequest) -> Result<PublishRequest> {
+    let (volume, target_path) = place("target_path", &wire.volume_id, &wire.target_path)?;
+    Ok(PublishRequest {
+        volume,
+        context: parse::publish_context(&wire.publish_context)?,
+        staging_target_path: NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?,
+        target_path,
+        capability: parse::capability(wire.volume_capability.as_ref())?,
+        is_read_only: wire.readonly,
+        parameters: volume_context(&wire.volume_context)?,
+    })
+}
+
+fn expand_request(wire: &csi::NodeExpandVolumeRequest) -> Result<ExpandRequest> {
+    let (volume, volume_path) = place("volume_path", &wire.volume_id, &wire.volume_path)?;
+    Ok(ExpandRequest {
+        volume,
+        volume_path,
+        staging_target_path: NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?,
+        size: parse::size(wire.capacity_range.as_ref())?,
+        capability: wire.volume_capability.as_ref().map(|one| parse::capability(Some(one))).transpose()?,
+    })
+}
+
+/// Without any of our keys the volume's record says what they would.
+fn volume_context(wire: &BTreeMap<String, String>) -> Result<Option<Parameters>> {
+    let parsed = parse::volume_context(wire)?;
+    Ok((parsed != Parameters::default()).then_some(parsed))
+}
+
+fn wire_usage(usage: &Usage) -> Vec<csi::VolumeUsage> {
+    let line = |unit: Unit, total, available, used| csi::VolumeUsage {
+        unit: i32::from(unit),
+        total: signed(total),
+        available: signed(available),
+        used: signed(used),
+    };
+    match usage {
+        Usage::Block { total_bytes } => vec![line(Unit::Bytes, *total_bytes, 0, 0)],
+        Usage::FileSystem(stats) => {
+            let mut lines = vec![line(Unit::Bytes, stats.total_bytes, stats.available_bytes, stats.used_bytes)];
+            // btrfs makes inodes as they are needed and counts none.
+            if stats.total_inodes > 0 {
+                lines.push(line(Unit::Inodes, stats.total_inodes, stats.available_inodes, stats.used_inodes));
+            }
+            lines
+        }
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
