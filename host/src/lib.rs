@@ -16,7 +16,7 @@ mod types;
 
 pub use effects::Effects;
 pub use fake::{FakeHost, OpenFile};
-pub use linux::LinuxHost;
+pub use linux::{LinuxHost, check_mount_flags};
 pub use types::{
     Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner, PathState,
     Probe,

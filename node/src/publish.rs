@@ -52,8 +52,9 @@ impl Node {
         let publisher = Publisher {
             stager,
             target: &target,
-            read_only: request.is_read_only || mounts_read_only(&volume, &request.capability),
+            read_only: request.is_read_only || mounts_read_only(&volume, stager.parameters, &request.capability),
         };
+        stager.check_flags()?;
         let (view, staged) = publisher.find_staged()?;
         let in_use = staged.as_ref().and(view.connected.as_ref());
         check_granted(&volume, &identity, in_use, request.context.as_ref())?;
@@ -221,8 +222,7 @@ impl<'a> Publisher<'a> {
                         ),
                     ));
                 }
-                // A read-only bind of a device node would not keep anybody from writing to the device.
-                (device, false)
+                (device, self.read_only)
             }
         };
         if check_target(host, "target path", target, self.wanted())? {
@@ -247,6 +247,7 @@ impl<'a> Publisher<'a> {
     }
 }
 
+/// A read-only bind of a device node would not keep anybody from writing to the device.
 fn check_block(id: &str, wanted_read_only: bool, is_read_only: bool) -> Result<()> {
     if wanted_read_only && !is_read_only {
         return Err(Error::new(

@@ -157,64 +157,59 @@ impl csi::node_server::Node for Service {
         &self,
         _: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Reply<csi::NodeGetVolumeHealthResponse> {
-        Err(rpc::unimplemented(Rpc::NodeGetVolumeHealth))
+        Err(self.runtime.unimplemented(Rpc::NodeGetVolumeHealth))
     }
 
     async fn node_get_storage_health(
         &self,
         _: Request<csi::NodeGetStorageHealthRequest>,
     ) -> Reply<csi::NodeGetStorageHealthResponse> {
-        Err(rpc::unimplemented(Rpc::NodeGetStorageHealth))
+        Err(self.runtime.unimplemented(Rpc::NodeGetStorageHealth))
     }
 }
 
 /// A volume at a path.
 type Place = (VolumeId, NodePath);
 
+// In each request the id comes last: one of another driver is NOT_FOUND, and that may be said only of a request that is
+// otherwise complete and right.
+
 fn place(field: &str, volume_id: &str, path: &str) -> Result<Place> {
-    // The id first: an unknown volume is NOT_FOUND only once the request is complete.
-    let path = NodePath::parse(field, path);
-    let id = VolumeId::parse(volume_id);
-    match (id, path) {
-        (Err(error), _) if volume_id.is_empty() => Err(error),
-        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
-        (Ok(id), Ok(path)) => Ok((id, path)),
-    }
+    parse::required(&[("volume_id", volume_id), (field, path)])?;
+    let path = NodePath::parse(field, path)?;
+    Ok((VolumeId::parse(volume_id)?, path))
 }
 
 fn stage_request(wire: &csi::NodeStageVolumeRequest) -> Result<StageRequest> {
-    let (volume, staging_target_path) = place("staging_target_path", &wire.volume_id, &wire.staging_target_path)?;
-    Ok(StageRequest {
-        volume,
-        context: parse::publish_context(&wire.publish_context)?,
-        staging_target_path,
-        capability: parse::capability(wire.volume_capability.as_ref())?,
-        parameters: volume_context(&wire.volume_context)?,
-    })
+    let (field, path) = ("staging_target_path", &wire.staging_target_path);
+    parse::required(&[("volume_id", &wire.volume_id), (field, path)])?;
+    let capability = parse::capability(wire.volume_capability.as_ref())?;
+    let context = parse::publish_context(&wire.publish_context)?;
+    let parameters = volume_context(&wire.volume_context)?;
+    let (volume, staging_target_path) = place(field, &wire.volume_id, path)?;
+    Ok(StageRequest { volume, context, staging_target_path, capability, parameters })
 }
 
 fn publish_request(wire: &csi::NodePublishVolumeRequest) -> Result<PublishRequest> {
-    let (volume, target_path) = place("target_path", &wire.volume_id, &wire.target_path)?;
-    Ok(PublishRequest {
-        volume,
-        context: parse::publish_context(&wire.publish_context)?,
-        staging_target_path: NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?,
-        target_path,
-        capability: parse::capability(wire.volume_capability.as_ref())?,
-        is_read_only: wire.readonly,
-        parameters: volume_context(&wire.volume_context)?,
-    })
+    let (field, path) = ("target_path", &wire.target_path);
+    parse::required(&[("volume_id", &wire.volume_id), (field, path)])?;
+    let capability = parse::capability(wire.volume_capability.as_ref())?;
+    let context = parse::publish_context(&wire.publish_context)?;
+    let parameters = volume_context(&wire.volume_context)?;
+    let staging_target_path = NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?;
+    let (volume, target_path) = place(field, &wire.volume_id, path)?;
+    let is_read_only = wire.readonly;
+    Ok(PublishRequest { volume, context, staging_target_path, target_path, capability, is_read_only, parameters })
 }
 
 fn expand_request(wire: &csi::NodeExpandVolumeRequest) -> Result<ExpandRequest> {
-    let (volume, volume_path) = place("volume_path", &wire.volume_id, &wire.volume_path)?;
-    Ok(ExpandRequest {
-        volume,
-        volume_path,
-        staging_target_path: NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?,
-        size: parse::size(wire.capacity_range.as_ref())?,
-        capability: wire.volume_capability.as_ref().map(|one| parse::capability(Some(one))).transpose()?,
-    })
+    let (field, path) = ("volume_path", &wire.volume_path);
+    parse::required(&[("volume_id", &wire.volume_id), (field, path)])?;
+    let size = parse::size(wire.capacity_range.as_ref())?;
+    let capability = wire.volume_capability.as_ref().map(|one| parse::capability(Some(one))).transpose()?;
+    let staging_target_path = NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?;
+    let (volume, volume_path) = place(field, &wire.volume_id, path)?;
+    Ok(ExpandRequest { volume, volume_path, staging_target_path, size, capability })
 }
 
 /// Without any of our keys the volume's record says what they would.

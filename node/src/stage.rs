@@ -8,6 +8,7 @@ use crate::target::{NodePath, Wanted, check_target};
 use host::MountRequest;
 use journal::{Intent, Operation};
 use rpc::Trace;
+use std::collections::BTreeSet;
 use std::path::Path;
 use volume::{
     AccessType, AttachContext, ConnectRequest, Connected, Connector, DeviceNumber, Error, ErrorKind, FsType,
@@ -59,6 +60,7 @@ impl Node {
             parameters: request.parameters.as_ref().unwrap_or(&volume.parameters),
             path: &path,
         };
+        stager.check_flags()?;
         if stager.find()?.is_some() {
             self.forget(guard, &volume.id);
             return Ok(());
@@ -168,8 +170,8 @@ impl<'a> Stager<'a> {
         }
         // From here on nothing may format it, even if this is the last thing we ever do.
         connector.mark_staged(guard, id)?;
-        let read_only = mounts_read_only(self.volume, self.capability);
-        let flags = self.mount_flags();
+        let read_only = mounts_read_only(self.volume, self.parameters, self.capability);
+        let flags = mount_flags(self.parameters, self.capability);
         let request = MountRequest { device, number, fs, target: path, read_only, flags: &flags };
         let (undo_id, undo_path) = (id.clone(), path.to_owned());
         undo.push("unmount", move || node.unmount_ours(connector, &undo_id, &undo_path));
@@ -187,7 +189,7 @@ impl<'a> Stager<'a> {
 
     /// CSI 1.13, NodeStageVolume errors: "Volume published but is incompatible".
     fn check_same_access(&self, staged: &Staged) -> Result<()> {
-        let wanted = mounts_read_only(self.volume, self.capability);
+        let wanted = mounts_read_only(self.volume, self.parameters, self.capability);
         let Staged::FileSystem { read_only, mounted_at } = staged else { return Ok(()) };
         if *read_only == wanted {
             return Ok(());
@@ -213,16 +215,30 @@ impl<'a> Stager<'a> {
             || (self.volume.kind == VolumeKind::Block && self.capability.access_mode.is_read_only())
     }
 
-    /// The flags of the volume's parameters, then those of the capability, each once.
-    fn mount_flags(&self) -> Vec<String> {
-        let mut flags = self.parameters.mount_flags.clone();
-        if let AccessType::Mount { mount_flags, .. } = &self.capability.access_type {
-            flags.extend(mount_flags.iter().cloned());
+    /// Before anything is done; the host checks them again where it mounts.
+    pub(crate) fn check_flags(&self) -> Result<()> {
+        let flags = mount_flags(self.parameters, self.capability);
+        match self.volume.kind {
+            VolumeKind::FileSystem(fs) => host::check_mount_flags(fs, &flags),
+            VolumeKind::Block | VolumeKind::Directory if flags.is_empty() => Ok(()),
+            kind => Err(Error::invalid(format!(
+                "volume {} is a {kind} volume, which takes no mount flags; {} given",
+                self.volume.id,
+                flags.join(", ")
+            ))),
         }
-        let mut seen = std::collections::BTreeSet::new();
-        flags.retain(|flag| seen.insert(flag.clone()));
-        flags
     }
+}
+
+/// The flags of the volume's parameters, then those of the capability, each once.
+fn mount_flags(parameters: &Parameters, capability: &VolumeCapability) -> Vec<String> {
+    let mut flags = parameters.mount_flags.clone();
+    if let AccessType::Mount { mount_flags, .. } = &capability.access_type {
+        flags.extend(mount_flags.iter().cloned());
+    }
+    let mut seen = BTreeSet::new();
+    flags.retain(|flag| seen.insert(flag.clone()));
+    flags
 }
 
 /// CSI 1.13, errors of NodeStageVolume and NodePublishVolume: "Exceeds capabilities" is FAILED_PRECONDITION.
@@ -233,9 +249,11 @@ pub(crate) fn check_capability(volume: &Volume, capability: &VolumeCapability) -
         .map_err(|error| Error::new(ErrorKind::FailedPrecondition, format!("volume {}: {}", volume.id, error.chain())))
 }
 
-/// A mount is read-only for read-only access modes and for grants that are.
-pub(crate) fn mounts_read_only(volume: &Volume, capability: &VolumeCapability) -> bool {
-    capability.access_mode.is_read_only() || is_granted_read_only(volume)
+/// A mount is read-only for read-only access modes, grants and flags.
+pub(crate) fn mounts_read_only(volume: &Volume, parameters: &Parameters, capability: &VolumeCapability) -> bool {
+    capability.access_mode.is_read_only()
+        || is_granted_read_only(volume)
+        || mount_flags(parameters, capability).iter().any(|flag| flag == "ro")
 }
 
 fn is_granted_read_only(volume: &Volume) -> bool {

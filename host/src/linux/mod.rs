@@ -12,6 +12,8 @@ mod paths;
 mod preflight;
 mod shutdown;
 
+pub use options::check_mount_flags;
+
 use crate::{
     Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
     PathState, Probe, filesystem,

@@ -27,6 +27,11 @@ enum Meaning {
     Forced,
 }
 
+/// Whether [`crate::Host::mount`] takes all of `flags`: for checking a request before anything is done.
+pub fn check_mount_flags(fs: FsType, flags: &[String]) -> Result<()> {
+    plan(fs, false, flags).map(drop)
+}
+
 /// `InvalidArgument`, listing the known flags, for one that is not on the list of `fs`, that has a comma, an
 /// unexpected value, or contradicts another.
 pub(super) fn plan(fs: FsType, read_only: bool, flags: &[String]) -> Result<Options> {
