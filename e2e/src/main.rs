@@ -10,6 +10,7 @@ mod calls;
 mod cancel;
 mod client;
 mod crash;
+mod damage;
 mod failover;
 mod failure;
 mod fencing;
@@ -65,6 +66,8 @@ enum Suite {
     Failover,
     /// Bad input over the wire.
     Input,
+    /// Storage that breaks under the driver.
+    Damage,
 }
 
 /// Set in the process that has the mount namespace of its own.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Suite::Fencing => fencing::suite(&report, hawser),
         Suite::Failover => failover::suite(&report, hawser),
         Suite::Input => input::suite(&report, hawser),
+        Suite::Damage => damage::suite(&report, hawser),
     };
     if let Err(failure) = ended {
         report.failed("set-up", &failure.to_string());

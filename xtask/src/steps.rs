@@ -58,6 +58,12 @@ const STEPS: &[Step] = &[
         run: |session, log| e2e(session, log, &["input"]),
     },
     Step {
+        name: "damage",
+        about: "full, damaged and missing storage",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["damage"]),
+    },
+    Step {
         name: "storms",
         about: "many calls at once, on one volume and on many",
         needs: &["build"],
@@ -240,7 +246,9 @@ fn e2e(session: &mut Session, log: &mut Log, arguments: &[&str]) -> Counts {
         return Counts::fail("the binaries are not there");
     };
     let mut command = Command::new(e2e);
-    command.arg("--hawser").arg(hawser).args(arguments);
+    let logs = log.path.with_extension("logs");
+    let _ = std::fs::remove_dir_all(&logs);
+    command.arg("--hawser").arg(hawser).args(arguments).env("E2E_LOGS", logs);
     counted(&mut command, log, 12 * MINUTE)
 }
 

@@ -31,6 +31,7 @@ impl Lab {
         for part in ["pool", "run", "staging", "published"] {
             std::fs::create_dir_all(lab.path(part))?;
         }
+        println!("lab {number}");
         Ok(lab)
     }
 
@@ -92,8 +93,26 @@ impl Lab {
     }
 }
 
+/// Where the logs of all servers are kept, when it is set.
+const LOGS: &str = "E2E_LOGS";
+
+impl Lab {
+    /// Copies what the servers of this lab said, for whoever looks into a failure.
+    fn keep_logs(&self) -> std::io::Result<()> {
+        let Some(logs) = std::env::var_os(LOGS) else { return Ok(()) };
+        let number = self.directory.to_string_lossy().rsplit('-').next().map(str::to_owned).unwrap_or_default();
+        let kept = Path::new(&logs).join(format!("lab-{number}"));
+        std::fs::create_dir_all(&kept)?;
+        for path in entries(&self.path("run")).iter().filter(|path| path.extension().is_some_and(|e| e == "log")) {
+            std::fs::copy(path, kept.join(path.file_name().unwrap_or_default()))?;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
+        let _ = self.keep_logs();
         kernel::clear(&self.directory);
         // Never through a mount that could not be removed.
         if kernel::mounts_below(&self.directory).is_ok_and(|mounts| mounts.is_empty()) {
