@@ -2,28 +2,42 @@
 //! and the rules are in `docs/architecture.md`.
 #![forbid(unsafe_code)]
 
+mod backend;
+mod capacity;
 mod config;
+mod create;
+mod delete;
+mod expand;
+mod image;
+mod image_pool;
+mod leftovers;
+mod list;
 mod model;
+mod open;
+mod rebuild;
 mod record;
+mod snapshot;
+mod template;
 
 pub use config::{PoolConfig, Scope};
 
 use host::file::{Dir, FileSystemKind};
 use host::{Effects, Host};
+use open::PoolFile;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use volume::Result;
-
-const VOLUMES: &str = "volumes";
-const NODES: &str = "nodes";
 
 /// One pool, as the controller and the node see it alike. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool {
     config: Arc<PoolConfig>,
+    file: Arc<PoolFile>,
     dir: Dir,
     volumes: Dir,
+    snapshots: Dir,
     nodes: Dir,
+    templates: Dir,
+    trash: Dir,
     host: Arc<dyn Host>,
     file_system: FileSystemKind,
     /// Whether images can be cloned in place of copied.
@@ -31,23 +45,13 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Opens the pool in the configured directory, which exists.
-    pub fn open(config: PoolConfig, host: Arc<dyn Host>, effects: Effects) -> Result<Self> {
-        let dir = Dir::open(&config.directory, effects)?;
-        Ok(Self {
-            volumes: dir.ensure_child(VOLUMES)?,
-            nodes: dir.ensure_child(NODES)?,
-            file_system: host::file::filesystem_of(&dir)?,
-            reflink: host::file::probe_reflink(&dir)?,
-            config: Arc::new(config),
-            dir,
-            host,
-        })
-    }
-
     /// Whether all loops of this pool's images are on this kernel and so in sight.
     fn sees_all_loops(&self) -> bool {
         !matches!(self.file_system, FileSystemKind::Network(_))
+    }
+
+    fn effects(&self) -> &Effects {
+        self.dir.effects()
     }
 }
 

@@ -6,6 +6,7 @@
 //! getdents64 call, and has lost unless it sees itself on top. The highest generation is never removed, so it
 //! only grows while the directory exists; and a directory that was moved away or replaced counts for nothing.
 
+use crate::leftovers::claim;
 use host::file::{Dir, is_temporary};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ const NEW_PREFIX: &str = ".new-";
 const MAX_ATTEMPTS: u32 = 64;
 
 /// What can be kept in a [`RecordDir`].
-pub(crate) trait Record: Serialize + DeserializeOwned {
+pub(crate) trait Record: Clone + Serialize + DeserializeOwned {
     /// "volume", for messages.
     const WHAT: &'static str;
     /// What this driver writes.
@@ -99,6 +100,7 @@ impl<T: Record> RecordDir<T> {
         let unfinished = format!("{NEW_PREFIX}{}", Uuid::new_v4().simple());
         let dir = parent.ensure_child(&unfinished)?;
         let made = (|| {
+            claim(&dir)?;
             let record = fill(&dir)?;
             let generation = 1;
             if !dir.publish(&file_name(generation), &encode(&record, generation)?)? {
@@ -122,6 +124,20 @@ impl<T: Record> RecordDir<T> {
             );
         }
         made
+    }
+
+    /// Puts `record` in place of whatever is there, as `generation`, which no lost or damaged record has reached.
+    /// `Lost` when a higher one is there or somebody else did the same.
+    pub(crate) fn restore(parent: &Dir, name: &str, dir: &Dir, generation: u64, record: T) -> Result<Swap> {
+        let below = generation.checked_sub(1).ok_or_else(|| Error::internal("a record cannot be restored as 0"))?;
+        Self {
+            parent: parent.clone(),
+            name: name.to_owned(),
+            dir: dir.clone(),
+            generation: below,
+            record: record.clone(),
+        }
+        .publish(record)
     }
 
     /// Reads, lets `plan` decide, and swaps; again when somebody else was first. `plan` gives `None` to leave the record
@@ -200,6 +216,10 @@ impl<T: Record> RecordDir<T> {
 /// Whether a name is that of a directory whose making was cut short (or is under way).
 pub(crate) fn is_unfinished(name: &str) -> bool {
     name.starts_with(NEW_PREFIX) || is_temporary(name)
+}
+
+pub(crate) fn is_record(name: &str) -> bool {
+    generation_of(name).is_some()
 }
 
 /// `None` also for a directory that was removed.

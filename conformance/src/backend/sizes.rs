@@ -43,7 +43,14 @@ pub fn thick(s: &Subject) {
     assert!(matches!(refusal.kind(), ErrorKind::Exhausted | ErrorKind::OutOfRange), "{}", refusal.chain());
     assert_eq!(s.backend.find_volume(&large.id).unwrap(), None);
     s.delete(&made.id).unwrap();
-    assert!(available(s, true) >= after + SIZE, "deleting gives the space back");
+    // Some storage frees in the background (xfs, btrfs), and what follows moves it along.
+    let freed = (0..100).any(|_| {
+        let mover = s.create("mover");
+        s.delete(&mover.id).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        available(s, true) >= after + SIZE
+    });
+    assert!(freed, "deleting gives the space back: {} of {before}, {after} before", available(s, true));
 }
 
 pub fn too_large(s: &Subject) {

@@ -1,0 +1,78 @@
+//! The pool as the controller sees it.
+
+use crate::Pool;
+use host::file::FileSystemKind;
+use volume::{
+    Backend, BackendName, Capacity, CapacityQuery, Expand, Page, PageRequest, Restrictions, Result, Segments,
+    Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
+};
+
+const NO_BLOCK: &str = "raw block volumes need a file system that can clone files (xfs or btrfs): a fence must fork \
+                        their images";
+const WEAK_FENCE: &str = "loop devices on other machines are out of sight: a fence forks the image, and what a fenced \
+                          node still acknowledges is lost";
+
+impl Backend for Pool {
+    fn name(&self) -> &BackendName {
+        &self.config.name
+    }
+
+    fn ensure_volume(&self, guard: &VolumeGuard, spec: &VolumeSpec) -> Result<Volume> {
+        self.ensure(guard, spec)
+    }
+
+    fn find_volume(&self, id: &VolumeId) -> Result<Option<Volume>> {
+        self.check_reachable()?;
+        self.find(id)
+    }
+
+    fn delete_volume(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
+        self.delete(guard, id)
+    }
+
+    fn list_volumes(&self, page: &PageRequest) -> Result<Page<Volume>> {
+        self.list(page)
+    }
+
+    fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
+        self.check_reachable()?;
+        self.capacity_of(query)
+    }
+
+    fn topology(&self) -> Result<Vec<Segments>> {
+        Ok(self.own_topology())
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_reachable()
+    }
+
+    fn restrictions(&self) -> Restrictions {
+        let network = matches!(self.file_system, FileSystemKind::Network(_));
+        Restrictions {
+            copies_are_full: !self.reflink,
+            no_block: self.why_not(VolumeKind::Block),
+            no_fence: (network && !self.config.allow_fork_only_fence).then_some(WEAK_FENCE),
+            weak_fence: network.then_some(WEAK_FENCE),
+        }
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn can_clone(&self) -> bool {
+        true
+    }
+
+    fn expand(&self) -> Option<&dyn Expand> {
+        Some(self)
+    }
+}
+
+impl Pool {
+    /// Why volumes of this kind are not made here.
+    pub(crate) fn why_not(&self, kind: VolumeKind) -> Option<&'static str> {
+        (kind == VolumeKind::Block && !self.reflink).then_some(NO_BLOCK)
+    }
+}

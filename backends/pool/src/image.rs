@@ -1,0 +1,127 @@
+//! Images: opening the one that a record means, copying it at one instant, and what is written on it about itself.
+
+use crate::Pool;
+use crate::model::{SnapshotRecord, VolumeRecord};
+use host::LoopDevice;
+use host::file::{Access, Dir, get_xattr, identity, set_xattr};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use volume::{Error, ErrorKind, ImageIdentity, Parameters, Result, VolumeKind};
+
+/// How long a file system may take to come to rest before it is copied.
+const FREEZE_DEADLINE_MS: u64 = 10_000;
+const DESCRIPTION: &str = "user.hawser";
+const DESCRIPTION_FORMAT: u32 = 1;
+/// ext4 keeps all attributes of an inode in one block of 4 KiB.
+const MAX_DESCRIPTION_BYTES: usize = 3800;
+
+/// The extended attribute `user.hawser` of every image and of `data/`: the record as it was made, to rebuild it from.
+#[derive(Serialize, Deserialize)]
+struct Description<T> {
+    format: u32,
+    record: T,
+}
+
+impl Pool {
+    /// Opens the image that the record names; `Corrupt` when it is gone or is another file.
+    pub(crate) fn open_image(&self, dir: &Dir, image: &ImageIdentity) -> Result<File> {
+        let path = dir.path().join(&image.name);
+        let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, format!("the image {} {what}", path.display()));
+        let file = match dir.open_file(&image.name, Access::ReadWrite) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(corrupt("is gone; restore it, or delete the volume"));
+            }
+            Err(error) => return Err(error),
+        };
+        let found = identity(&file)?;
+        if (found.inode, found.generation) != (image.inode, image.generation) {
+            return Err(corrupt(
+                "is not the file that the record names (it was replaced or restored from a backup); \
+                 check what is in it, then: hawser rebuild",
+            ));
+        }
+        Ok(file)
+    }
+
+    /// The loop devices of this kernel that have this image.
+    pub(crate) fn loops_of(&self, image: &File) -> Result<Vec<LoopDevice>> {
+        let image = identity(image)?;
+        let mut loops = self.host.loops()?;
+        loops.retain(|device| device.backing_device == image.device && device.backing_inode == image.inode);
+        Ok(loops)
+    }
+
+    /// Copies `source` to the empty file `target` as it is at one instant. A file system that is mounted from it on
+    /// this kernel is frozen meanwhile, in whatever mount namespace it is.
+    pub(crate) fn copy_at_rest(&self, kind: VolumeKind, source: &File, target: &File) -> Result<()> {
+        // Also of what a page cache holds: the copy has everything that was written before it began.
+        source.sync_all().map_err(|e| Error::io("making the source of a copy durable", e))?;
+        let loops = match kind {
+            VolumeKind::FileSystem(_) => self.loops_of(source)?,
+            VolumeKind::Block | VolumeKind::Directory => Vec::new(),
+        };
+        self.copy_frozen(&loops, source, target)
+    }
+
+    fn copy_frozen(&self, loops: &[LoopDevice], source: &File, target: &File) -> Result<()> {
+        match loops {
+            [] => self.copy_image(source, target),
+            [first, rest @ ..] => {
+                self.host.with_frozen(first.number, FREEZE_DEADLINE_MS, &mut || self.copy_frozen(rest, source, target))
+            }
+        }
+    }
+
+    /// Writes on the image what a rebuild needs to know.
+    pub(crate) fn describe_volume(&self, file: &File, record: &VolumeRecord) -> Result<()> {
+        if self.describe(file, record)? {
+            return Ok(());
+        }
+        // Long parameters (mount flags) do not fit everywhere; without them the volume can still be rebuilt.
+        self.describe(file, &VolumeRecord { parameters: Parameters::default(), ..record.clone() }).map(drop)
+    }
+
+    pub(crate) fn describe_snapshot(&self, file: &File, record: &SnapshotRecord) -> Result<()> {
+        self.describe(file, record).map(drop)
+    }
+
+    /// Whether it fits.
+    fn describe<T: Serialize>(&self, file: &File, record: &T) -> Result<bool> {
+        let bytes = serde_json::to_vec(&Description { format: DESCRIPTION_FORMAT, record })
+            .map_err(|e| Error::with_source(ErrorKind::Internal, "describing an image", e))?;
+        if bytes.len() > MAX_DESCRIPTION_BYTES {
+            return Ok(false);
+        }
+        match set_xattr(file, DESCRIPTION, &bytes, self.effects()) {
+            // Without attributes (some NFS) the records are all there is.
+            Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
+            Ok(()) | Err(_) => Ok(true),
+        }
+    }
+}
+
+/// What is written on an image or a `data/`; `None` when it says nothing that this driver can read.
+pub(crate) fn description<T: DeserializeOwned>(file: &File) -> Result<Option<T>> {
+    let Some(bytes) = get_xattr(file, DESCRIPTION)? else { return Ok(None) };
+    let parsed: Option<Description<T>> = serde_json::from_slice(&bytes).ok();
+    Ok(parsed.filter(|found| found.format == DESCRIPTION_FORMAT).map(|found| found.record))
+}
+
+/// Takes the description along to a fork.
+pub(crate) fn copy_description(from: &File, to: &File, effects: &host::Effects) -> Result<()> {
+    match get_xattr(from, DESCRIPTION)? {
+        Some(bytes) => set_xattr(to, DESCRIPTION, &bytes, effects),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn length(file: &File) -> Result<u64> {
+    Ok(file.metadata().map_err(|e| Error::io("reading an image's length", e))?.len())
+}
+
+pub(crate) fn image_identity(name: &str, file: &File) -> Result<ImageIdentity> {
+    let found = identity(file)?;
+    Ok(ImageIdentity { name: name.to_owned(), inode: found.inode, generation: found.generation })
+}

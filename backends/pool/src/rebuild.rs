@@ -1,0 +1,140 @@
+//! Records made again from the images, whose attribute `user.hawser` carries the record they were made with.
+//!
+//! When a pool is opened, a volume with no record at all is rebuilt if that is safe: no loop device of this kernel has
+//! one of its images, and no other kernel can have one. A damaged record is rebuilt only when an administrator asks
+//! for it, because a record that cannot be read may name a holder that still writes.
+
+use crate::create::DATA;
+use crate::image::{description, image_identity, length};
+use crate::model::{SnapshotRecord, VolumeRecord, image_epoch, orphan_epoch};
+use crate::record::{Record, RecordDir, Swap, is_record};
+use crate::{Pool, now_ms};
+use host::file::{Access, Dir, identity};
+use std::fs::File;
+use std::os::fd::AsFd;
+use volume::{Epoch, Error, ErrorKind, Result, SnapshotId, VolumeGuard, VolumeId, VolumeKind};
+
+/// Grants since the last fork left no trace in names, so the epoch skips more than there can have been.
+const EPOCHS_SKIPPED: u64 = 1 << 32;
+
+impl Pool {
+    /// Makes the record of a volume again, whatever is left of the old one. The caller vouches that no node uses the
+    /// volume; what this kernel can see of that is checked.
+    pub fn rebuild_volume(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
+        guard.check(id.as_str())?;
+        self.check_reachable()?;
+        let dir = self.volumes.find_child(id.as_str())?;
+        let dir = dir.ok_or_else(|| Error::not_found(format!("there is no volume {id} to rebuild")))?;
+        self.rebuild(&dir, id)
+    }
+
+    /// Rebuilds what has lost all its records. What cannot be rebuilt stays as it is, is logged, and shows up as the
+    /// volume's problem.
+    pub(crate) fn rebuild_lost(&self) -> Result<()> {
+        for id in self.volume_ids()? {
+            if let Some(dir) = self.lost(&self.volumes, id.as_str())? {
+                let done = if self.sees_all_loops() {
+                    self.rebuild(&dir, &id)
+                } else {
+                    Err(Error::new(
+                        ErrorKind::FailedPrecondition,
+                        "other machines may be using it; make sure that none does, then: hawser rebuild",
+                    ))
+                };
+                match done {
+                    Ok(()) => tracing::warn!(volume = %id, "the volume had lost its record; it was rebuilt"),
+                    Err(error) => tracing::error!(volume = %id, error = error.chain(), "the volume has no record"),
+                }
+            }
+        }
+        for id in self.snapshot_ids()? {
+            if let Some(dir) = self.lost(&self.snapshots, id.as_str())? {
+                match self.rebuild_snapshot(&dir, &id) {
+                    Ok(()) => tracing::warn!(snapshot = %id, "the snapshot had lost its record; it was rebuilt"),
+                    Err(error) => tracing::error!(snapshot = %id, error = error.chain(), "the snapshot has no record"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory, when there is something in it but no record.
+    fn lost(&self, parent: &Dir, name: &str) -> Result<Option<Dir>> {
+        let Some(dir) = parent.find_child(name)? else { return Ok(None) };
+        let names = dir.names()?;
+        let lost = !names.is_empty() && !names.iter().any(|name| is_record(name));
+        Ok(lost.then_some(dir))
+    }
+
+    fn rebuild(&self, dir: &Dir, id: &VolumeId) -> Result<()> {
+        let names = dir.names()?;
+        self.refuse_attached(dir, id, &names)?;
+        let (described, image) = if names.iter().any(|name| name == DATA) {
+            let data = dir.child(DATA)?.as_fd().try_clone_to_owned().map(File::from);
+            (description::<VolumeRecord>(&data.map_err(|e| Error::io("holding a directory open", e))?)?, None)
+        } else {
+            let newest = names.iter().filter_map(|name| Some((image_epoch(name)?, name))).max();
+            let (_, name) = newest.ok_or_else(|| nothing(dir, "an image"))?;
+            let image = dir.open_file(name, Access::ReadWrite)?;
+            (description::<VolumeRecord>(&image)?, Some((name, image)))
+        };
+        let described = described.filter(|described| described.id == *id);
+        let described = described.ok_or_else(|| nothing(dir, "a description of the volume on its data"))?;
+        if (described.kind == VolumeKind::Directory) == image.is_some() {
+            return Err(nothing(dir, "data of the kind that its description names"));
+        }
+        let highest = names.iter().filter_map(|name| image_epoch(name).or_else(|| orphan_epoch(name))).max();
+        let epoch = Epoch(highest.unwrap_or_default().0.saturating_add(EPOCHS_SKIPPED));
+        let (image, size_bytes) = match image {
+            // The image grows before its record does: its length is the volume's size.
+            Some((name, file)) => (Some(image_identity(name, &file)?), length(&file)?.max(described.size_bytes)),
+            None => (None, described.size_bytes),
+        };
+        let record = VolumeRecord { size_bytes, epoch, image, staged: true, ..described };
+        self.check_data(dir, &record)?;
+        publish(&self.volumes, id.as_str(), dir, record)
+    }
+
+    fn rebuild_snapshot(&self, dir: &Dir, id: &SnapshotId) -> Result<()> {
+        let image = dir.open_file("image", Access::ReadWrite)?;
+        let described = description::<SnapshotRecord>(&image)?.filter(|described| described.id == *id);
+        let described = described.ok_or_else(|| nothing(dir, "a description of the snapshot on its image"))?;
+        let record = SnapshotRecord { image: Some(image_identity("image", &image)?), ..described };
+        publish(&self.snapshots, id.as_str(), dir, record)
+    }
+
+    fn refuse_attached(&self, dir: &Dir, id: &VolumeId, names: &[String]) -> Result<()> {
+        let loops = self.host.loops()?;
+        for name in names.iter().filter(|name| image_epoch(name).is_some()) {
+            let image = identity(&dir.open_file(name, Access::Read)?)?;
+            let same = |device: &&host::LoopDevice| {
+                device.backing_device == image.device && device.backing_inode == image.inode
+            };
+            if let Some(device) = loops.iter().find(same) {
+                return Err(Error::new(
+                    ErrorKind::FailedPrecondition,
+                    format!(
+                        "volume {id} is connected here as {}; unmount and detach that first",
+                        device.path.display()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A generation above every one that a writer of the lost records could still be about to link.
+fn publish<T: Record>(parent: &Dir, name: &str, dir: &Dir, record: T) -> Result<()> {
+    match RecordDir::restore(parent, name, dir, now_ms(), record)? {
+        Swap::Won => Ok(()),
+        Swap::Lost => Err(Error::new(ErrorKind::Busy, format!("the record of {name} came back meanwhile; look again"))),
+    }
+}
+
+fn nothing(dir: &Dir, what: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("the record in {} cannot be made again: there is not {what}", dir.path().display()),
+    )
+}

@@ -1,0 +1,198 @@
+//! Snapshots: an image of the volume at one instant, in a directory of its own that shares nothing with the volume's
+//! but blocks. They outlive it, and copies outlive them.
+//!
+//! A mounted file system is frozen meanwhile. Raw block has nothing to freeze: its snapshot is what the device would
+//! hold after a power loss at that instant, as far as the kernel clones a file under direct I/O in one step.
+
+use crate::delete::holder;
+use crate::image::{image_identity, length};
+use crate::model::{SnapshotRecord, VolumeRecord};
+use crate::record::{RecordDir, is_unfinished};
+use crate::{Pool, now_ms};
+use host::file::{Access, allocated_bytes};
+use volume::{
+    Error, ErrorKind, ImageIdentity, Page, PageRequest, Result, Snapshot, SnapshotFilter, SnapshotId, Snapshots,
+    VolumeGuard, VolumeId, VolumeKind, VolumeName,
+};
+
+const IMAGE: &str = "image";
+
+impl Snapshots for Pool {
+    fn ensure_snapshot(
+        &self,
+        guard: &VolumeGuard,
+        id: &SnapshotId,
+        name: &VolumeName,
+        source: &VolumeId,
+    ) -> Result<Snapshot> {
+        guard.check(id.as_str())?;
+        guard.check(source.as_str())?;
+        self.check_reachable()?;
+        if let Some(existing) = self.existing_snapshot(id, name, source)? {
+            return Ok(existing);
+        }
+        let volume = RecordDir::<VolumeRecord>::find(&self.volumes, source.as_str())?
+            .filter(|state| !state.record().deleting)
+            .ok_or_else(|| Error::not_found(format!("there is no volume {source} to take a snapshot of")))?;
+        let made = RecordDir::create(&self.snapshots, id.as_str(), |dir| self.take(dir, &volume, id, name))?;
+        match made {
+            Some(state) => Ok(to_snapshot(state.record())),
+            None => self
+                .existing_snapshot(id, name, source)?
+                .ok_or_else(|| Error::new(ErrorKind::Busy, format!("snapshot {id} came and went meanwhile; retry"))),
+        }
+    }
+
+    fn find_snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>> {
+        let state = RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())?;
+        Ok(state.filter(|state| !state.record().deleting).map(|state| to_snapshot(state.record())))
+    }
+
+    fn delete_snapshot(&self, guard: &VolumeGuard, id: &SnapshotId) -> Result<()> {
+        guard.check(id.as_str())?;
+        self.check_reachable()?;
+        let marked = RecordDir::<SnapshotRecord>::change(&self.snapshots, id.as_str(), |state| {
+            let record = state.record();
+            Ok((!record.deleting).then(|| SnapshotRecord { deleting: true, ..record.clone() }))
+        })?;
+        match marked {
+            None => Ok(()),
+            Some(_) => self.discard(&self.snapshots, id.as_str()),
+        }
+    }
+
+    fn list_snapshots(&self, filter: &SnapshotFilter, page: &PageRequest) -> Result<Page<Snapshot>> {
+        self.check_reachable()?;
+        let mut found = Vec::new();
+        for id in self.snapshot_ids()? {
+            if filter.id.as_ref().is_some_and(|wanted| *wanted != id) {
+                continue;
+            }
+            match self.find_snapshot(&id) {
+                Ok(snapshot) => found.extend(snapshot),
+                // One damaged record hides no other; `Snapshot` has no field to tell of it.
+                Err(error) => tracing::error!(snapshot = %id, error = error.chain(), "a snapshot cannot be read"),
+            }
+        }
+        found.retain(|snapshot| filter.source.as_ref().is_none_or(|source| *source == snapshot.source));
+        Page::cut(found, page, |snapshot| snapshot.id.as_str(), |token| SnapshotId::parse(token).is_ok())
+    }
+}
+
+impl Pool {
+    fn existing_snapshot(&self, id: &SnapshotId, name: &VolumeName, source: &VolumeId) -> Result<Option<Snapshot>> {
+        let Some(state) = RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())? else { return Ok(None) };
+        let record = state.record();
+        if record.deleting {
+            self.discard(&self.snapshots, id.as_str())?;
+            return Ok(None);
+        }
+        if record.source != *source || record.name != *name {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("snapshot {:?} exists as {id} but is of volume {}", record.name.as_str(), record.source),
+            ));
+        }
+        Ok(Some(to_snapshot(record)))
+    }
+
+    fn take(
+        &self,
+        dir: &host::file::Dir,
+        volume: &RecordDir<VolumeRecord>,
+        id: &SnapshotId,
+        name: &VolumeName,
+    ) -> Result<SnapshotRecord> {
+        let of = volume.record();
+        let identity = self.copyable(volume)?;
+        let source = self.open_whole(volume.dir(), identity, of.size_bytes)?;
+        let taken_now = if self.reflink { 0 } else { allocated_bytes(&source)? };
+        self.check_room(taken_now, &format!("snapshot {:?}", name.as_str()))?;
+        dir.publish(IMAGE, b"")?;
+        let image = dir.open_file(IMAGE, Access::ReadWrite)?;
+        self.copy_at_rest(of.kind, &source, &image)?;
+        let now = RecordDir::<VolumeRecord>::find(&self.volumes, of.id.as_str())?;
+        if now.is_none_or(|now| now.record().image.as_ref() != Some(identity)) {
+            let message = format!("volume {} changed hands while the snapshot was taken; retry", of.id);
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+        let record = SnapshotRecord {
+            id: id.clone(),
+            name: name.clone(),
+            source: of.id.clone(),
+            size_bytes: of.size_bytes,
+            kind: of.kind,
+            created_at_ms: now_ms(),
+            image: Some(image_identity(IMAGE, &image)?),
+            deleting: false,
+        };
+        self.describe_snapshot(&image, &record)?;
+        image.sync_all().map_err(|e| Error::io(format!("making snapshot {id} durable"), e))?;
+        Ok(record)
+    }
+
+    /// The image of a volume that a snapshot or a clone can be taken of now.
+    pub(crate) fn copyable<'a>(&self, state: &'a RecordDir<VolumeRecord>) -> Result<&'a ImageIdentity> {
+        let record = state.record();
+        if record.kind == VolumeKind::Directory {
+            return Err(Error::invalid(format!(
+                "volume {} is a directory that several nodes may be writing to; snapshots and clones are of volumes \
+                 for one node",
+                record.id
+            )));
+        }
+        if !self.reflink && !self.sees_all_loops() && holder(record).is_some() {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "volume {} is in use and this pool's file system cannot clone files: a copy would mix several \
+                     instants; detach the volume first",
+                    record.id
+                ),
+            ));
+        }
+        record
+            .image
+            .as_ref()
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("the record of volume {} names no image", record.id)))
+    }
+
+    pub(crate) fn snapshot_ids(&self) -> Result<Vec<SnapshotId>> {
+        let names = self.snapshots.names()?;
+        Ok(names.iter().filter(|name| !is_unfinished(name)).filter_map(|name| SnapshotId::parse(name).ok()).collect())
+    }
+
+    /// Opens an image that holds at least what its record says.
+    pub(crate) fn open_whole(
+        &self,
+        dir: &host::file::Dir,
+        image: &ImageIdentity,
+        size_bytes: u64,
+    ) -> Result<std::fs::File> {
+        let file = self.open_image(dir, image)?;
+        let found = length(&file)?;
+        if found >= size_bytes {
+            return Ok(file);
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the image {} has {found} bytes and its record says {size_bytes}: it was truncated outside of this \
+                 driver; restore it from a snapshot or a backup",
+                dir.path().join(&image.name).display()
+            ),
+        ))
+    }
+}
+
+fn to_snapshot(record: &SnapshotRecord) -> Snapshot {
+    Snapshot {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        source: record.source.clone(),
+        size_bytes: record.size_bytes,
+        kind: record.kind,
+        created_at_ms: record.created_at_ms,
+        ready: true,
+    }
+}

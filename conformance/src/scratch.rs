@@ -1,0 +1,101 @@
+//! A real file system of its own for a test: an image in the temporary directory, attached to a loop device and mounted.
+
+use host::{Effects, Host, LinuxHost, LoopDevice, LoopRequest, MountRequest, filesystem};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+use volume::{DeviceNumber, Error, ErrorKind, FsType};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Dropped, it detaches every loop device that stands on it, unmounts and removes everything.
+pub struct ScratchPool {
+    host: LinuxHost,
+    directory: PathBuf,
+    mount: PathBuf,
+    device: Option<LoopDevice>,
+}
+
+impl ScratchPool {
+    /// `Err` is the reason why this machine cannot have one: no privilege, no loop devices, no mkfs.
+    pub fn new(fs: FsType, size_bytes: u64) -> Result<Self, String> {
+        let directory = std::env::temp_dir().join(format!("hawser-test-{}", Uuid::new_v4().simple()));
+        let mut scratch =
+            Self { host: LinuxHost::new(Effects::default()), mount: directory.join("mnt"), directory, device: None };
+        match scratch.set_up(fs, size_bytes) {
+            Ok(()) => Ok(scratch),
+            Err(error) if is_missing(&error) => Err(error.chain()),
+            Err(error) => panic!("making a scratch {fs}: {}", error.chain()),
+        }
+    }
+
+    /// Where the file system is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The image below it, for damaging what is on the "disk".
+    pub fn image(&self) -> PathBuf {
+        self.directory.join("image")
+    }
+
+    fn set_up(&mut self, fs: FsType, size_bytes: u64) -> volume::Result<()> {
+        std::fs::create_dir_all(&self.mount).map_err(|e| Error::io("making a scratch directory", e))?;
+        let image = self.image();
+        File::create_new(&image).map_err(|e| Error::io("making a scratch image", e))?;
+        filesystem::make(&image, fs, size_bytes, Uuid::new_v4().into_bytes())?;
+        let identity = self.host.image_identity(&image)?;
+        let request = LoopRequest { image: &image, identity: &identity, label: "hawser-test", read_only: false };
+        let device = self.device.insert(self.host.attach_loop(&request)?);
+        let (path, number) = (device.path.clone(), device.number);
+        self.host.mount(&MountRequest { device: &path, number, fs, target: &self.mount, read_only: false, flags: &[] })
+    }
+
+    /// Other tests of this process start programs, and between fork(2) and execve(2) those have its descriptors too.
+    fn unmount(&self) -> volume::Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.host.unmount(&self.mount) {
+                Err(busy) if busy.kind() == ErrorKind::FailedPrecondition && begun.elapsed() < PATIENCE => {
+                    sleep(Duration::from_millis(20));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Loops of files on this file system, nested ones first.
+    fn detach_all_on(&self, device: DeviceNumber) {
+        for nested in self.host.loops().unwrap_or_default() {
+            if nested.backing_device == device {
+                let _ = self.host.detach_loop(&nested);
+            }
+        }
+    }
+}
+
+impl Drop for ScratchPool {
+    fn drop(&mut self) {
+        use std::os::unix::fs::MetadataExt;
+        if let Some(device) = self.device.take() {
+            if let Ok(on) = std::fs::metadata(&self.mount).map(|found| found.dev()) {
+                // A device number's parts, as makedev(3) packs them on Linux.
+                let major = u32::try_from((on >> 8) & 0xfff).unwrap_or(0);
+                let minor = u32::try_from((on & 0xff) | ((on >> 12) & 0xfff00)).unwrap_or(0);
+                self.detach_all_on(DeviceNumber { major, minor });
+            }
+            if let Err(error) = self.unmount().and_then(|()| self.host.detach_loop(&device)) {
+                eprintln!("a scratch file system stays behind at {}: {}", self.mount.display(), error.chain());
+                return;
+            }
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Whether the machine lacks something, rather than the code being wrong.
+fn is_missing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported)
+}
