@@ -308,8 +308,9 @@ fn contexts(lab: &Lab, staged: &Subject) -> Vec<Case> {
         with("context-forged", INVALID, "publish_context", &|r| r.publish_context = context("1", "many")),
         with("context-of-another-version", INVALID, "version", &|r| r.publish_context = context("77", "1")),
         with("no-capability", INVALID, "", &|r| r.volume_capability = None),
-        with("as-block", INVALID, "", &|r| r.volume_capability = Some(Access::Block.capability())),
-        with("as-xfs", INVALID, "", &|r| r.volume_capability = Some(Access::Xfs.capability())),
+        // CSI, NodeStageVolume errors: "Exceeds capabilities" is FAILED_PRECONDITION.
+        with("as-block", STATE, "", &|r| r.volume_capability = Some(Access::Block.capability())),
+        with("as-xfs", STATE, "", &|r| r.volume_capability = Some(Access::Xfs.capability())),
         with("flag-with-comma", INVALID, "", &|r| r.volume_capability = flags(&["noatime,suid"])),
         with("flag-unknown", INVALID, "", &|r| r.volume_capability = flags(&["lowerdir=/etc"])),
         with("flag-with-newline", INVALID, "", &|r| r.volume_capability = flags(&["noatime\n"])),
