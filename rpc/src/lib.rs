@@ -6,6 +6,7 @@ mod call;
 mod metrics;
 pub mod parse;
 mod profile;
+mod running;
 mod runtime;
 mod socket;
 mod status;

@@ -2,9 +2,11 @@
 //!
 //! tonic drops a handler when its client goes away or its grpc-timeout passes. The work must not be dropped halfway
 //! with its lock, so it is moved to a blocking thread and owns its `VolumeGuard`; the retry gets ABORTED while it runs
-//! and finds its result afterwards.
+//! and finds its result afterwards. Threads are not used up by a device that hangs: an equal call is refused while an
+//! abandoned one still hangs, so retries add none.
 
 use crate::metrics::code_name;
+use crate::running::{Entry, Running};
 use crate::{Call, Metrics, Rpc, Trace, status};
 use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,20 +15,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
-use volume::{Error, Result};
+use volume::{Error, ErrorKind, Result};
 
 #[derive(Clone)]
 pub struct Runtime {
     metrics: Metrics,
     deadline: Duration,
+    running: Running,
 }
+
+/// An abandoned work that runs for longer than this counts as hung.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// What a call may take before its client is told DEADLINE_EXCEEDED, unless configured otherwise.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
     pub fn new(metrics: Metrics, deadline: Duration) -> Self {
-        Self { metrics, deadline }
+        Self { metrics, deadline, running: Running::default() }
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -42,7 +48,12 @@ impl Runtime {
         work: impl FnOnce(&mut Trace) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let rpc = call.rpc;
+        if let Some(step) = self.running.hung(&call, PATIENCE) {
+            let message = format!("{rpc}: an earlier call of the same still hangs in step \"{step}\"; retry later");
+            return Err(self.refuse(&call, &Error::new(ErrorKind::Unavailable, message)));
+        }
         let trace = Trace::new();
+        let (entry, _waiting) = self.running.enter(&call, &trace);
         let answered_late = Arc::new(AtomicBool::new(false));
         let (send, mut receive) = oneshot::channel();
         let worker = Worker {
@@ -50,6 +61,7 @@ impl Runtime {
             call: call.clone(),
             trace: trace.clone(),
             answered_late: answered_late.clone(),
+            _entry: entry,
         };
         self.metrics.in_flight().inc();
         tokio::task::spawn_blocking(move || worker.work(work, send));
@@ -121,6 +133,7 @@ struct Worker {
     call: Call,
     trace: Trace,
     answered_late: Arc<AtomicBool>,
+    _entry: Entry,
 }
 
 impl Worker {
@@ -189,7 +202,7 @@ fn milliseconds(time: Duration) -> f64 {
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use volume::{ErrorKind, LockTable};
+    use volume::LockTable;
 
     fn runtime(deadline_ms: u64) -> Runtime {
         Runtime::new(Metrics::new(), Duration::from_millis(deadline_ms))
@@ -274,5 +287,26 @@ mod tests {
         assert!(locks.try_lock(["v"]).is_ok());
         let text = runtime.metrics().encode();
         assert!(text.contains(r#"{rpc="ControllerExpandVolume",code="CANCELLED"} 1"#), "{text}");
+    }
+
+    /// A device that hangs costs one thread a call, however often the call is repeated.
+    #[tokio::test]
+    async fn a_hung_call_is_not_joined_by_others() {
+        let running = Running::default();
+        let trace = Trace::new();
+        let (entry, waiting) = running.enter(&call(), &trace);
+        trace.clone().step("read");
+        std::thread::sleep(Duration::from_millis(20));
+        let patience = Duration::from_millis(10);
+        assert_eq!(running.hung(&call(), patience), None, "somebody waits for it");
+        drop(waiting);
+        assert_eq!(running.hung(&call(), patience), Some("read"));
+        assert_eq!(running.hung(&call(), PATIENCE), None, "it may only be slow");
+        assert_eq!(running.hung(&call().volume("other"), patience), None);
+        assert_eq!(running.hung(&Call::new(Rpc::ListVolumes).volume("pool.v1"), patience), None);
+        let runtime = Runtime { running: running.clone(), ..runtime(10_000) };
+        assert!(runtime.run(call(), |_| Ok(())).await.is_ok());
+        drop(entry);
+        assert_eq!(running.hung(&call(), patience), None);
     }
 }
