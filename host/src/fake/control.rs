@@ -63,6 +63,16 @@ impl FakeHost {
         Ok(())
     }
 
+    /// What was written to the image, in bytes.
+    pub fn allocated_bytes(&self, path: &Path) -> Result<u64> {
+        let kernel = self.kernel();
+        Ok(match &kernel.disk(kernel.disk_at(path)?.0)?.content {
+            Content::FileSystem { tree, .. } => tree.used_bytes(),
+            Content::Data(bytes) => bytes.len() as u64,
+            Content::Blank | Content::Damaged { .. } | Content::Other(_) | Content::Unreadable => 0,
+        })
+    }
+
     /// Removes what is at `path` and below it; loops keep the inodes that they have. Fine when absent.
     pub fn remove_all(&self, path: &Path) {
         let mut kernel = self.kernel();

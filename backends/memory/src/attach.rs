@@ -1,0 +1,74 @@
+//! Grants, as the attachment contract plans them. One lock over all records makes each change a compare-and-swap.
+
+use crate::state::Image;
+use crate::{MemoryBackend, Storage, now_ms};
+use host::{Host, LoopDevice};
+use volume::{
+    Attach, AttachContext, AttachPlan, AttachRequest, DetachPlan, Error, ErrorKind, NodeId, NodeRecord, Result,
+    VolumeGuard, VolumeId, plan_attach, plan_detach,
+};
+
+impl Attach for MemoryBackend {
+    fn attach(&self, guard: &VolumeGuard, request: &AttachRequest<'_>) -> Result<AttachContext> {
+        guard.check(request.volume.as_str())?;
+        let mut state = self.storage.state();
+        let volume = &state.volume(request.volume)?.volume;
+        let node = state.node(request.node)?;
+        let is_single_node = volume.kind.is_single_node();
+        // Nobody holds a directory, but a fenced node gets none either.
+        let held = volume.attachment.as_ref().filter(|_| is_single_node);
+        let plan = plan_attach(held, volume.epoch, node, request.read_only, now_ms())?;
+        let record = state.volume_mut(request.volume)?;
+        Ok(AttachContext::new(match plan {
+            AttachPlan::AlreadyHeld(epoch) => epoch,
+            AttachPlan::Grant(_) if !is_single_node => record.volume.epoch,
+            AttachPlan::Grant(attachment) => {
+                record.volume.epoch = attachment.epoch;
+                record.volume.attachment.insert(attachment).epoch
+            }
+        }))
+    }
+
+    fn detach(&self, guard: &VolumeGuard, id: &VolumeId, node: Option<&NodeId>) -> Result<()> {
+        guard.check(id.as_str())?;
+        loop {
+            let (held, image) = {
+                let state = self.storage.state();
+                let Some(record) = state.volumes.get(id) else { return Ok(()) };
+                (record.volume.attachment.clone(), record.image.clone())
+            };
+            match plan_detach(held.as_ref(), node) {
+                DetachPlan::Nothing => return Ok(()),
+                DetachPlan::ReleaseFenced => {}
+                DetachPlan::ReleaseIfQuiet => {
+                    if let Some(device) = self.storage.writable_loops(image.as_ref())?.first() {
+                        return Err(Error::new(
+                            ErrorKind::FailedPrecondition,
+                            format!("volume {id} is not detached: it is connected as {}", device.path.display()),
+                        ));
+                    }
+                }
+            }
+            let mut state = self.storage.state();
+            let Some(record) = state.volumes.get_mut(id) else { return Ok(()) };
+            if record.volume.attachment == held {
+                record.volume.attachment = None;
+                return Ok(());
+            }
+        }
+    }
+
+    fn nodes(&self) -> Result<Vec<NodeRecord>> {
+        Ok(self.storage.state().nodes.values().cloned().collect())
+    }
+}
+
+impl Storage {
+    /// Loops through which the image can still be written to.
+    pub(crate) fn writable_loops(&self, image: Option<&Image>) -> Result<Vec<LoopDevice>> {
+        let Some(image) = image else { return Ok(Vec::new()) };
+        let mut loops = self.host.loops()?;
+        loops.retain(|device| device.backing_inode == image.identity.inode && device.size_limit_bytes == 0);
+        Ok(loops)
+    }
+}
