@@ -43,14 +43,24 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
         for writers in [1, 32, 128] {
             for thaw in [Thaw::BeforeMove, Thaw::AfterMove] {
                 report.test(&format!("failover-{access:?}-{writers}-writers-thaw-{thaw:?}"), || {
-                    Trial::run(hawser, access, writers, thaw, Fence::Enforced)?.ensure_verified()
+                    Trial::run(hawser, PoolFs::Xfs, access, writers, thaw, Fence::Enforced)?.ensure_verified()
                 });
             }
         }
         report.test(&format!("failover-control-{access:?}-without-fence-is-caught"), || {
-            let caught = Trial::run(hawser, access, 32, Thaw::BeforeMove, Fence::Off).and_then(|t| t.ensure_verified());
+            let caught = Trial::run(hawser, PoolFs::Xfs, access, 32, Thaw::BeforeMove, Fence::Off)
+                .and_then(|t| t.ensure_verified());
             ensure(caught.is_err(), || "a failover without a fence passed".to_owned())
         });
+    }
+    // Raw block is refused on ext4, which has no reflink.
+    for (pool, access) in [(PoolFs::Btrfs, Access::Ext4), (PoolFs::Btrfs, Access::Block), (PoolFs::Ext4, Access::Ext4)]
+    {
+        for thaw in [Thaw::BeforeMove, Thaw::AfterMove] {
+            report.test(&format!("failover-{access:?}-on-{pool:?}-32-writers-thaw-{thaw:?}"), || {
+                Trial::run(hawser, pool, access, 32, thaw, Fence::Enforced)?.ensure_verified()
+            });
+        }
     }
     report.test("failover-control-tampered-ledger-is-caught", || tampered(hawser));
     Ok(())
@@ -72,8 +82,8 @@ struct Trial {
 }
 
 impl Trial {
-    fn run(hawser: &Path, access: Access, writers: u32, thaw: Thaw, fence: Fence) -> Result<Self> {
-        let lab = Lab::new(hawser, PoolFs::Xfs, 2048)?;
+    fn run(hawser: &Path, pool: PoolFs, access: Access, writers: u32, thaw: Thaw, fence: Fence) -> Result<Self> {
+        let lab = Lab::new(hawser, pool, 2048)?;
         let subject = Subject { size_bytes: 64 * MIB, ..Subject::new("moving", access) };
         for node in [OLD, NEW] {
             make_directories(&lab, &subject, node)?;
@@ -167,7 +177,7 @@ impl Trial {
 
 /// The checker must refuse a ledger that was changed in any of these ways, and accept the same one unchanged.
 fn tampered(hawser: &Path) -> Result<()> {
-    let trial = Trial::run(hawser, Access::Ext4, 4, Thaw::BeforeMove, Fence::Enforced)?;
+    let trial = Trial::run(hawser, PoolFs::Xfs, Access::Ext4, 4, Thaw::BeforeMove, Fence::Enforced)?;
     trial.ensure_verified().context(|| "unchanged".to_owned())?;
     let text = std::fs::read_to_string(ledger(&trial.lab))?;
     let lines: Vec<&str> = text.lines().collect();

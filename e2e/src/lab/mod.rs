@@ -19,6 +19,9 @@ pub(crate) struct Lab {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PoolFs {
     Xfs,
+    Btrfs,
+    /// Without reflink: clones are copies, and there is no fork.
+    Ext4,
 }
 
 impl Lab {
@@ -42,6 +45,8 @@ impl Lab {
         std::fs::File::create(&image)?.set_len(u64::from(size_mib) << 20)?;
         let make: &[&str] = match fs {
             PoolFs::Xfs => &["mkfs.xfs", "-q", "-m", "reflink=1"],
+            PoolFs::Btrfs => &["mkfs.btrfs", "-q"],
+            PoolFs::Ext4 => &["mkfs.ext4", "-q"],
         };
         let (name, options) = make.split_first().ok_or("no mkfs")?;
         kernel::program(name, &[options, &[&image]].concat()).context(|| "making the scratch pool".to_owned())?;
