@@ -124,7 +124,8 @@ pub(super) fn image_identity(image: &Path) -> Result<ImageIdentity> {
 
 /// Opens the loop's node. The descriptor keeps the loop from being given to another image while it is held.
 pub(super) fn open_if_there(device: &LoopDevice, flags: OFlag) -> Result<Option<OwnedFd>> {
-    match openat(AT_FDCWD, &device.path, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match os::retry_busy(|| openat(AT_FDCWD, &device.path, flags, Mode::empty())) {
         Ok(opened) => Ok(Some(opened)),
         Err(Errno::ENOENT | Errno::ENXIO) if !is_configured_path(&device.path) => Ok(None),
         Err(Errno::EBUSY) => Err(in_use(device)),

@@ -70,7 +70,7 @@ pub(super) fn bind(effects: &Effects, source: &Path, target: &Path, read_only: b
 pub(super) fn unmount(effects: &Effects, path: &Path) -> Result<()> {
     // Nothing is asked of the file system before: one that was shut down answers only errors.
     paths::check(path)?;
-    match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
+    match os::retry_busy(|| umount2(path, MntFlags::UMOUNT_NOFOLLOW)) {
         Ok(()) => {
             effects.done("unmount");
             Ok(())

@@ -2,7 +2,11 @@
 
 use nix::errno::Errno;
 use std::path::Path;
+use std::time::Duration;
 use volume::{DeviceNumber, Error, ErrorKind, Result};
+
+const BUSY_TRIES: u32 = 30;
+const BUSY_WAIT: Duration = Duration::from_millis(10);
 
 /// The error of a failed call; the kind is what a caller of a host verb can do about that errno.
 pub(super) fn error(message: impl Into<String>, errno: Errno) -> Error {
@@ -21,6 +25,18 @@ pub(super) fn error(message: impl Into<String>, errno: Errno) -> Error {
         _ => ErrorKind::Internal,
     };
     Error::with_source(kind, message, std::io::Error::from(errno))
+}
+
+/// Tries again for a moment on EBUSY: a child that this process forked holds copies of all its descriptors until it
+/// closes them or execs, and programs that look at devices (udev, blkid) hold them for as long as they look.
+pub(super) fn retry_busy<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    for _ in 0..BUSY_TRIES {
+        match call() {
+            Err(Errno::EBUSY) => std::thread::sleep(BUSY_WAIT),
+            other => return other,
+        }
+    }
+    call()
 }
 
 pub(super) fn device_number(raw: u64) -> Result<DeviceNumber> {
