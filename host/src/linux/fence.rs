@@ -81,7 +81,7 @@ fn freeze_for_fence(device: &LoopDevice, ends: Instant) -> Result<Option<freeze:
     }
 }
 
-fn limit_twice(effects: &Effects, device: &LoopDevice, opened: &OwnedFd, ends: Instant) -> Result<u64> {
+pub(super) fn limit_twice(effects: &Effects, device: &LoopDevice, opened: &OwnedFd, ends: Instant) -> Result<u64> {
     set_limit(effects, device, opened, LIMIT_BYTES, ends)?;
     wait_until_quiet(device, ends)?;
     set_limit(effects, device, opened, SECOND_LIMIT_BYTES, ends)?;
@@ -90,7 +90,13 @@ fn limit_twice(effects: &Effects, device: &LoopDevice, opened: &OwnedFd, ends: I
     Ok(SECOND_LIMIT_BYTES)
 }
 
-fn set_limit(effects: &Effects, device: &LoopDevice, opened: &OwnedFd, limit: u64, ends: Instant) -> Result<()> {
+pub(super) fn set_limit(
+    effects: &Effects,
+    device: &LoopDevice,
+    opened: &OwnedFd,
+    limit: u64,
+    ends: Instant,
+) -> Result<()> {
     let failed = |errno| os::error(format!("limiting {} to {limit} bytes", device.path.display()), errno);
     let mut info = sys::loops::status(opened).map_err(failed)?;
     if info.size_limit == limit {

@@ -2,7 +2,13 @@
 
 mod btrfs;
 mod fence;
+#[cfg(test)]
+mod fence_oracle;
 mod freeze;
+#[cfg(test)]
+mod freeze_tests;
+#[cfg(test)]
+mod lab;
 mod loops;
 mod mount;
 mod mountinfo;
