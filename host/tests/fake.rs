@@ -9,8 +9,8 @@ use volume::{ErrorKind, FsType, Result};
 const IMAGE: &str = "/pool/image";
 const MIB: u64 = 1 << 20;
 
-fn host_with_image() -> FakeHost {
-    let host = FakeHost::default();
+fn host_with_image() -> Arc<FakeHost> {
+    let host = Arc::new(FakeHost::default());
     host.create_image(Path::new(IMAGE), 64 * MIB).unwrap();
     host.format_image(Path::new(IMAGE), FsType::Ext4, [1; 16]).unwrap();
     host
@@ -114,7 +114,7 @@ fn faults_come_when_they_are_asked_for() {
 
 #[test]
 fn a_hang_holds_up_nobody_else() {
-    let host = Arc::new(host_with_image());
+    let host = host_with_image();
     host.hang_after(0);
     let hung = std::thread::spawn({
         let host = Arc::clone(&host);

@@ -87,11 +87,11 @@ fn raw_data_grows_along() {
     let Connected::Device { path, .. } = subject.connect(&volume.id, &node, None).unwrap() else {
         panic!("not a device")
     };
-    host.write_file(&path, b"raw data").unwrap();
+    host.write_blocks(&path, 4096, &[7; 4096]).unwrap();
     let expand = subject.backend.expand().unwrap();
     expand.expand(&lock(volume.id.as_str()), &volume.id, at_least(SIZE * 2)).unwrap();
     assert_eq!(host.device_size(&path).unwrap(), SIZE);
     assert_eq!(subject.connector.refresh_size(&lock(volume.id.as_str()), &volume.id).unwrap(), SIZE * 2);
     assert_eq!(host.device_size(Path::new(&path)).unwrap(), SIZE * 2);
-    assert_eq!(host.read_file(&path).unwrap(), b"raw data");
+    assert_eq!(host.read_blocks(&path, 4096, 4096).unwrap(), [7; 4096]);
 }

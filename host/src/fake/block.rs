@@ -3,10 +3,12 @@
 use super::kernel::{Kernel, io_error};
 use super::tree::{DiskId, Kind, Tree};
 use crate::LoopDevice;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use volume::{DeviceNumber, Error, ErrorKind, FsType, ImageIdentity, Result};
 
 pub(super) const LOOP_MAJOR: u32 = 7;
+pub(super) const BLOCK_BYTES: u64 = 4096;
 
 /// An image file's inode.
 #[derive(Clone)]
@@ -20,8 +22,8 @@ pub(super) struct Disk {
 #[derive(Clone)]
 pub(super) enum Content {
     Blank,
-    /// What was written to a raw device.
-    Data(Vec<u8>),
+    /// What was written to a raw device, by block; the rest reads as zeros.
+    Data(BTreeMap<u64, Vec<u8>>),
     FileSystem {
         fs: FsType,
         uuid: [u8; 16],
@@ -100,6 +102,42 @@ impl Kernel {
         }
     }
 
+    /// Writes whole blocks; `Unavailable` where a write gets EIO.
+    pub(super) fn write_blocks(&mut self, path: &Path, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
+        if let Kind::BlockDevice(number) = self.kind_at(path)? {
+            let is_writable = self.loop_of(*number).is_some_and(|attached| !attached.read_only);
+            if !is_writable {
+                return Err(io_error(*number));
+            }
+        }
+        let (disk, visible_bytes) = self.disk_at(path)?;
+        check_blocks(path, offset_bytes, bytes.len() as u64, visible_bytes)?;
+        let content = &mut self.disk_mut(disk)?.content;
+        if !matches!(content, Content::Data(_)) {
+            *content = Content::Data(BTreeMap::new());
+        }
+        if let Content::Data(blocks) = content {
+            for (index, block) in bytes.chunks(BLOCK_BYTES as usize).enumerate() {
+                blocks.insert(offset_bytes / BLOCK_BYTES + index as u64, block.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_blocks(&self, path: &Path, offset_bytes: u64, length_bytes: u64) -> Result<Vec<u8>> {
+        let (disk, visible_bytes) = self.disk_at(path)?;
+        check_blocks(path, offset_bytes, length_bytes, visible_bytes)?;
+        let indexes = offset_bytes / BLOCK_BYTES..(offset_bytes + length_bytes) / BLOCK_BYTES;
+        let zeros = || vec![0; BLOCK_BYTES as usize];
+        match &self.disk(disk)?.content {
+            Content::Blank => Ok(indexes.flat_map(|_| zeros()).collect()),
+            Content::Data(blocks) => {
+                Ok(indexes.flat_map(|index| blocks.get(&index).cloned().unwrap_or_else(zeros)).collect())
+            }
+            _ => Err(Error::new(ErrorKind::Unsupported, format!("{} is not modelled byte by byte", path.display()))),
+        }
+    }
+
     /// The lowest inode number that is free, as ext4 does it; its generation tells two files in a row apart.
     pub(super) fn add_disk(&mut self, size_bytes: u64, content: Content) -> DiskId {
         let inode = (12..).find(|inode| !self.disks.values().any(|disk| disk.inode == *inode)).unwrap_or(u64::MAX);
@@ -129,6 +167,19 @@ impl Kernel {
             size_limit_bytes: attached.size_limit_bytes,
         }
     }
+}
+
+fn check_blocks(path: &Path, offset_bytes: u64, length_bytes: u64, visible_bytes: u64) -> Result<()> {
+    if !offset_bytes.is_multiple_of(BLOCK_BYTES) || !length_bytes.is_multiple_of(BLOCK_BYTES) {
+        return Err(Error::invalid(format!("{} takes whole blocks of {BLOCK_BYTES} bytes", path.display())));
+    }
+    if offset_bytes.saturating_add(length_bytes) > visible_bytes {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("byte {offset_bytes} of {} is past its end: input/output error", path.display()),
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn loop_path(minor: u32) -> PathBuf {

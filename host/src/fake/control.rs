@@ -2,20 +2,21 @@
 //! workloads write, faults. None of it is an effect of the driver, so none of it is counted or fails by a fault.
 
 use super::FakeHost;
-use super::block::Content;
+use super::block::{BLOCK_BYTES, Content};
 use super::kernel::{Kernel, Opened};
 use super::tree::{Kind, Tree};
 use crate::Probe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use volume::{DeviceNumber, Error, ErrorKind, FsType, Result};
 
 /// A mount or a device that some process has open, until it is dropped.
-pub struct OpenFile<'a> {
-    host: &'a FakeHost,
+pub struct OpenFile {
+    host: Arc<FakeHost>,
     number: u64,
 }
 
-impl Drop for OpenFile<'_> {
+impl Drop for OpenFile {
     fn drop(&mut self) {
         self.host.kernel().open.remove(&self.number);
     }
@@ -68,7 +69,7 @@ impl FakeHost {
         let kernel = self.kernel();
         Ok(match &kernel.disk(kernel.disk_at(path)?.0)?.content {
             Content::FileSystem { tree, .. } => tree.used_bytes(),
-            Content::Data(bytes) => bytes.len() as u64,
+            Content::Data(blocks) => blocks.len() as u64 * BLOCK_BYTES,
             Content::Blank | Content::Damaged { .. } | Content::Other(_) | Content::Unreadable => 0,
         })
     }
@@ -148,15 +149,16 @@ impl FakeHost {
         self.kernel().put_node(path, Kind::Socket)
     }
 
-    /// Writes a file and syncs it; to a device, its whole content. `Busy` where a real writer would sleep (frozen),
+    /// Writes a file and syncs it. `Busy` where a real writer would sleep (frozen),
     /// `Unavailable` where it would get EIO (fenced, shut down), `Exhausted` on a full file system.
     pub fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut kernel = self.kernel();
-        if let Ok(Kind::BlockDevice(number)) = kernel.kind_at(path) {
-            let number = *number;
-            return kernel.write_device(number, bytes);
-        }
         let path = kernel.checked(path)?;
+        match path.parent().map(|parent| kernel.kind_at(parent)) {
+            Some(Ok(Kind::Directory)) | None => {}
+            Some(Err(error)) if error.kind() == ErrorKind::InvalidArgument => {}
+            _ => return Err(Error::not_found(format!("the directory of {} is not there", path.display()))),
+        }
         let place = kernel.place(&path)?;
         if let super::kernel::Superblock::Device(number, _) = place.superblock {
             let used = kernel.tree(place.superblock)?.used_bytes();
@@ -171,17 +173,22 @@ impl FakeHost {
         let kernel = self.kernel();
         match kernel.kind_at(path)? {
             Kind::File(bytes) => Ok(bytes.clone()),
-            Kind::BlockDevice(number) => match &kernel.disk_of(*number)?.content {
-                Content::Data(bytes) => Ok(bytes.clone()),
-                Content::Blank => Ok(Vec::new()),
-                _ => Err(Error::invalid(format!("{} holds no raw data", path.display()))),
-            },
             _ => Err(Error::invalid(format!("{} is not a file", path.display()))),
         }
     }
 
+    /// Writes whole blocks to a block device or an image.
+    pub fn write_blocks(&self, path: &Path, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
+        self.kernel().write_blocks(path, offset_bytes, bytes)
+    }
+
+    /// Reads whole blocks.
+    pub fn read_blocks(&self, path: &Path, offset_bytes: u64, length_bytes: u64) -> Result<Vec<u8>> {
+        self.kernel().read_blocks(path, offset_bytes, length_bytes)
+    }
+
     /// A process opens the mount that `path` is on, or the block device at `path`.
-    pub fn open(&self, path: &Path) -> Result<OpenFile<'_>> {
+    pub fn open(self: &Arc<Self>, path: &Path) -> Result<OpenFile> {
         let mut kernel = self.kernel();
         let opened = match kernel.kind_at(path)? {
             Kind::BlockDevice(number) => Opened::Device(*number),
@@ -190,7 +197,7 @@ impl FakeHost {
         let number = kernel.next_open;
         kernel.next_open += 1;
         kernel.open.insert(number, opened);
-        Ok(OpenFile { host: self, number })
+        Ok(OpenFile { host: Arc::clone(self), number })
     }
 
     /// How many loop devices there are in all.
@@ -277,15 +284,6 @@ impl Kernel {
     fn put_node(&mut self, path: &Path, kind: Kind) -> Result<()> {
         let place = self.place(path)?;
         self.tree_mut(&place)?.put(place.inner.clone(), kind);
-        Ok(())
-    }
-
-    fn write_device(&mut self, number: DeviceNumber, bytes: &[u8]) -> Result<()> {
-        let attached = self.loop_of(number).ok_or_else(|| super::kernel::io_error(number))?;
-        if attached.size_limit_bytes != 0 || attached.read_only {
-            return Err(super::kernel::io_error(number));
-        }
-        self.disk_of_mut(number)?.content = Content::Data(bytes.to_owned());
         Ok(())
     }
 }

@@ -8,9 +8,16 @@ use crate::{FileSystemCheck, Probe};
 use std::path::Path;
 use volume::{DeviceNumber, Error, ErrorKind, FsType, Result};
 
+/// One block: less is what a fence leaves.
+const LEAST_BYTES: u64 = super::block::BLOCK_BYTES;
+
 impl Kernel {
     pub(super) fn probe(&self, device: &Path) -> Result<Probe> {
         let (disk, visible_bytes) = self.disk_at(device)?;
+        if visible_bytes < LEAST_BYTES {
+            let message = format!("{} is cut off from its image: input/output error", device.display());
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
         Ok(match &self.disk(disk)?.content {
             Content::Blank => Probe::Blank,
             Content::Data(_) => Probe::Other("unknown data".to_owned()),

@@ -10,6 +10,9 @@ use volume::{DeviceNumber, Error, ErrorKind, FsType, Result};
 pub(super) const ROOT_DEVICE: DeviceNumber = DeviceNumber { major: 8, minor: 1 };
 const DEV_DEVICE: DeviceNumber = DeviceNumber { major: 0, minor: 5 };
 const MAX_SYMLINKS: usize = 40;
+const MAX_NAME_BYTES: usize = 255;
+/// btrfs gives its mounts numbers that belong to no device.
+const BTRFS_MINORS: u32 = 0x100;
 
 pub(super) struct Kernel {
     pub(super) boot_id: String,
@@ -185,6 +188,11 @@ impl Kernel {
         while let Some(name) = left.pop() {
             match Path::new(&name).components().next() {
                 Some(Component::ParentDir) => {
+                    if self.node(&resolved)?.is_none() {
+                        return Err(Error::invalid(format!(
+                            "path {path:?} holds `..` after a directory that does not exist"
+                        )));
+                    }
                     resolved.pop();
                 }
                 Some(Component::Normal(name)) => {
@@ -217,6 +225,9 @@ impl Kernel {
         if path.components().any(|c| c == Component::ParentDir) {
             return Err(Error::invalid(format!("path {path:?} holds `..`")));
         }
+        if path.components().any(|c| c.as_os_str().len() > MAX_NAME_BYTES) {
+            return Err(Error::invalid(format!("path {path:?} holds a name of more than {MAX_NAME_BYTES} bytes")));
+        }
         if path.parent().is_none() {
             return Err(Error::invalid(format!("path {path:?} is not absolute or is the root directory")));
         }
@@ -243,11 +254,13 @@ impl Kernel {
 }
 
 impl Superblock {
+    /// As the mount table shows it.
     pub(super) fn device(self) -> DeviceNumber {
         match self {
             Self::Root => ROOT_DEVICE,
             Self::Dev => DEV_DEVICE,
-            Self::Device(number, _) => number,
+            Self::Device(number, FsType::Btrfs) => DeviceNumber { major: 0, minor: BTRFS_MINORS + number.minor },
+            Self::Device(number, FsType::Ext4 | FsType::Xfs) => number,
         }
     }
 }

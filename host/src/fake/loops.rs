@@ -90,8 +90,9 @@ impl Kernel {
 
     pub(super) fn fence_loop(&mut self, device: &LoopDevice) -> Result<Option<Fenced>, Stop> {
         let Some(minor) = self.same_loop(device) else { return Ok(None) };
-        // No freeze where nothing is mounted, or where somebody else keeps it frozen: then two limits do it.
-        let froze = self.is_mounted(device.number) && !self.frozen.contains(&device.number);
+        // No freeze where nothing is mounted, or somebody else keeps it frozen or shut it down: then two limits do it.
+        let stands_still = self.frozen.contains(&device.number) || self.shut_down.contains(&device.number);
+        let froze = self.is_mounted(device.number) && !stands_still;
         let limits: &[u64] = if froze { &[LIMIT_BYTES] } else { &[LIMIT_BYTES, RAW_LIMIT_BYTES] };
         let mut size_limit_bytes = 0;
         for limit in limits {

@@ -62,6 +62,17 @@ impl FakeHost {
     }
 }
 
+struct Thaw<'a> {
+    host: &'a FakeHost,
+    device: DeviceNumber,
+}
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.host.kernel().thaw(self.device);
+    }
+}
+
 impl Default for FakeHost {
     fn default() -> Self {
         Self::new(Effects::default())
@@ -135,12 +146,9 @@ impl Host for FakeHost {
 
     fn with_frozen(&self, device: DeviceNumber, _deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let froze = self.verb(|kernel| Ok(kernel.freeze(device)?))?;
-        let result = work();
-        // Also when the driver crashed meanwhile: a child of its own thaws then.
-        if froze {
-            self.kernel().thaw(device);
-        }
-        result
+        // Thaws whatever the work does, also when the driver crashed meanwhile: a child of its own does it then.
+        let _thaws = froze.then(|| Thaw { host: self, device });
+        work()
     }
 
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {

@@ -4,6 +4,7 @@ use super::block::Content;
 use super::faults::Stop;
 use super::kernel::{Kernel, Mount, Opened, Place, Superblock};
 use super::tree::Kind;
+use crate::linux::options;
 use crate::{FileSystemStats, MountEntry, MountRequest};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,6 +22,7 @@ impl Kernel {
     pub(super) fn mount(&mut self, request: &MountRequest<'_>) -> Result<(), Stop> {
         let what = format!("mounting {} ({}) at {}", request.device.display(), request.fs, request.target.display());
         let refused = |kind, why: &str| Err(Stop::Failed(Error::new(kind, format!("{what}: {why}"))));
+        let plan = options::plan(request.fs, request.read_only, request.flags)?;
         let target = self.place_of_directory(request.target)?;
         let number = match self.kind_at(request.device)? {
             Kind::BlockDevice(number) => *number,
@@ -32,7 +34,7 @@ impl Kernel {
                 "it is another device than the volume's; nothing is mounted",
             );
         }
-        let read_only = request.read_only || request.flags.iter().any(|flag| flag == "ro");
+        let read_only = plan.read_only;
         let attached = self.loop_of(number);
         if !read_only && attached.is_some_and(|attached| attached.read_only) {
             return refused(ErrorKind::FailedPrecondition, "the device is read-only; mount it read-only too");
@@ -48,7 +50,8 @@ impl Kernel {
             return refused(ErrorKind::FailedPrecondition, "the device is mounted elsewhere with another access mode");
         }
         self.effect("mount")?;
-        let mut options: BTreeSet<String> = request.flags.iter().cloned().collect();
+        let key = |(key, value): (&str, Option<String>)| value.map_or(key.to_owned(), |value| format!("{key}={value}"));
+        let mut options: BTreeSet<String> = plan.keys.into_iter().map(key).collect();
         options.insert(if read_only { "ro" } else { "rw" }.to_owned());
         let (parent, at) = target;
         self.push_mount(parent.mount, at, superblock, "/".into(), read_only, options);
@@ -90,9 +93,11 @@ impl Kernel {
         }
         self.effect("unmount")?;
         self.mounts.retain(|m| m.id != id);
-        if !self.mounts.iter().any(|m| m.superblock == superblock) {
-            self.frozen.remove(&superblock.device());
-            self.shut_down.remove(&superblock.device());
+        if let Superblock::Device(number, _) = superblock
+            && !self.is_mounted(number)
+        {
+            self.frozen.remove(&number);
+            self.shut_down.remove(&number);
         }
         Ok(())
     }
@@ -138,7 +143,8 @@ impl Kernel {
 
     pub(super) fn shutdown_filesystem(&mut self, mounted_at: &Path) -> Result<(), Stop> {
         let path = self.checked(mounted_at)?;
-        match self.top_mount(&path).map(|mount| mount.superblock) {
+        let whole = self.top_mount(&path).filter(|mount| mount.root == Path::new("/"));
+        match whole.map(|mount| mount.superblock) {
             Some(Superblock::Device(_, volume::FsType::Btrfs)) => {
                 Err(Stop::Failed(Error::new(ErrorKind::Unsupported, "btrfs cannot be shut down (FS_IOC_SHUTDOWN)")))
             }

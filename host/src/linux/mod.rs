@@ -12,7 +12,7 @@ mod lab;
 mod loops;
 mod mount;
 mod mountinfo;
-mod options;
+pub(crate) mod options;
 mod os;
 mod paths;
 mod preflight;

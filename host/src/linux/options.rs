@@ -9,12 +9,12 @@ use volume::{Error, FsType, Result};
 
 /// How to mount, checked.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Options {
-    pub(super) read_only: bool,
+pub(crate) struct Options {
+    pub(crate) read_only: bool,
     /// MOUNT_ATTR_* of the mount.
-    pub(super) attributes: u64,
+    pub(crate) attributes: u64,
     /// Keys of the file system, each with its value or a mere flag.
-    pub(super) keys: BTreeMap<&'static str, Option<String>>,
+    pub(crate) keys: BTreeMap<&'static str, Option<String>>,
 }
 
 /// What one flag does.
@@ -34,7 +34,7 @@ pub fn check_mount_flags(fs: FsType, flags: &[String]) -> Result<()> {
 
 /// `InvalidArgument`, listing the known flags, for one that is not on the list of `fs`, that has a comma, an
 /// unexpected value, or contradicts another.
-pub(super) fn plan(fs: FsType, read_only: bool, flags: &[String]) -> Result<Options> {
+pub(crate) fn plan(fs: FsType, read_only: bool, flags: &[String]) -> Result<Options> {
     // An image may hold setuid programs and device nodes of whoever made it.
     let mut options = Options { read_only, attributes: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, keys: BTreeMap::new() };
     match fs {
