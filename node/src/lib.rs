@@ -15,6 +15,8 @@ mod service;
 mod stage;
 mod stats;
 mod target;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod unpublish;
 mod unstage;

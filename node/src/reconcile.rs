@@ -115,7 +115,7 @@ impl Node {
         for step in plan_reconcile(&found) {
             let done = match &step {
                 Step::Unmount(path) => self.unmount_ours(connector, id, path),
-                Step::Remove(path) => self.remove_unmounted(id, path),
+                Step::Remove(path) => self.remove_unmounted(path),
                 Step::Disconnect => connector.disconnect(&guard, id, identity),
                 Step::Forget => {
                     self.forget(&guard, id);
@@ -228,5 +228,95 @@ impl Found {
             self.take_down(Some(staging), steps);
             steps.push(Step::Remove(staging.to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Step::{Disconnect, Forget};
+    use volume::{BackendName, Epoch, FsType, VolumeName};
+
+    const FS: VolumeKind = VolumeKind::FileSystem(FsType::Ext4);
+
+    fn found(kind: VolumeKind, places: &[&str], operation: Option<Operation>) -> Found {
+        let id = VolumeId::of_name(&BackendName::parse("pool").unwrap(), &VolumeName::parse("v").unwrap());
+        let intent = operation.map(|operation| Intent {
+            staging_target_path: Some("/s".into()),
+            target_path: Some("/t".into()),
+            ..Intent::new(&id, operation, Epoch(1))
+        });
+        Found {
+            intent,
+            kind: Some(kind),
+            is_granted: true,
+            is_connected: true,
+            places: places.iter().map(Into::into).collect(),
+            own_staging: None,
+        }
+    }
+
+    fn unmount(path: &str) -> Step {
+        Step::Unmount(path.into())
+    }
+
+    fn remove(path: &str) -> Step {
+        Step::Remove(path.into())
+    }
+
+    #[test]
+    fn interrupted_calls() {
+        use Operation::{Publish, Stage, Unpublish, Unstage};
+        for (operation, places, expected) in [
+            (Stage, &[][..], vec![Disconnect, Forget]),
+            (Stage, &["/s"], vec![unmount("/s"), Disconnect, Forget]),
+            (Unstage, &["/s"], vec![unmount("/s"), Disconnect, Forget]),
+            (Unstage, &[], vec![Disconnect, Forget]),
+            (Publish, &["/s"], vec![remove("/t"), Forget]),
+            (Publish, &["/s", "/t"], vec![Forget]),
+            (Unpublish, &["/s", "/t"], vec![unmount("/t"), remove("/t"), Forget]),
+            (Unpublish, &["/s", "/u"], vec![remove("/t"), Forget]),
+        ] {
+            assert_eq!(plan_reconcile(&found(FS, places, Some(operation))), expected, "{operation:?} {places:?}");
+        }
+        // Published mounts stay, whatever was begun.
+        for operation in [Stage, Unstage] {
+            let steps = plan_reconcile(&found(FS, &["/s", "/u"], Some(operation)));
+            assert!(matches!(&steps[..], [Step::Report(_), Forget]), "{steps:?}");
+        }
+        let gone = Found { is_connected: false, ..found(FS, &[], Some(Stage)) };
+        assert_eq!(plan_reconcile(&gone), [Forget]);
+    }
+
+    #[test]
+    fn interrupted_calls_where_publish_stages() {
+        let own =
+            |places: &[&str], operation| Found { own_staging: Some("/s".into()), ..found(FS, places, Some(operation)) };
+        let down = |first: Vec<Step>| [first, vec![unmount("/s"), Disconnect, remove("/s"), Forget]].concat();
+        assert_eq!(plan_reconcile(&own(&["/s"], Operation::Publish)), down(vec![remove("/t")]));
+        assert_eq!(plan_reconcile(&own(&["/s", "/t"], Operation::Publish)), [Forget]);
+        assert_eq!(plan_reconcile(&own(&["/s", "/u"], Operation::Publish)), [remove("/t"), Forget]);
+        assert_eq!(plan_reconcile(&own(&["/s", "/t"], Operation::Unpublish)), down(vec![unmount("/t"), remove("/t")]));
+        assert_eq!(
+            plan_reconcile(&own(&["/s", "/t", "/u"], Operation::Unpublish)),
+            [unmount("/t"), remove("/t"), Forget]
+        );
+    }
+
+    #[test]
+    fn without_a_note() {
+        let plan = |found: Found| plan_reconcile(&found);
+        assert!(plan(found(FS, &["/s"], None)).is_empty(), "staged");
+        assert!(plan(found(FS, &["/s", "/t"], None)).is_empty(), "published");
+        assert_eq!(plan(found(FS, &[], None)), [Disconnect]);
+        assert!(plan(found(VolumeKind::Block, &[], None)).is_empty(), "staged");
+        assert_eq!(plan(Found { is_granted: false, ..found(VolumeKind::Block, &[], None) }), [Disconnect]);
+        assert_eq!(plan(Found { kind: None, ..found(VolumeKind::Block, &[], None) }), [Disconnect]);
+        let foreign = plan(Found { is_granted: false, ..found(FS, &["/s", "/t"], None) });
+        assert!(matches!(&foreign[..], [Step::Report(_)]), "{foreign:?}");
+        let own = |kind, places: &[&str]| Found { own_staging: Some("/s".into()), ..found(kind, places, None) };
+        assert_eq!(plan(own(FS, &["/s"])), [unmount("/s"), Disconnect, remove("/s")]);
+        assert!(plan(own(FS, &["/s", "/t"])).is_empty());
+        assert_eq!(plan(own(VolumeKind::Block, &[])), [Disconnect]);
     }
 }

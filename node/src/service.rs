@@ -69,11 +69,12 @@ impl csi::node_server::Node for Service {
         let wire = request.into_inner();
         self.runtime.received(Rpc::NodeUnstageVolume, &wire);
         let call = self.call(Rpc::NodeUnstageVolume, &wire.volume_id);
-        let parsed = place("staging_target_path", &wire.volume_id, &wire.staging_target_path);
-        let work = |node: &Node, guard: &VolumeGuard, (id, path): &Place, trace: &mut Trace| {
-            node.unstage(guard, id, path, trace)
+        let parsed = given_back("staging_target_path", &wire.volume_id, &wire.staging_target_path);
+        let work = |node: &Node, guard: &VolumeGuard, request: &GivenBack, trace: &mut Trace| match &request.volume {
+            Some(id) => node.unstage(guard, id, &request.path, trace),
+            None => Ok(()),
         };
-        self.locked(call, |(id, _)| id.to_string(), parsed, work).await?;
+        self.locked(call, |request| request.key.clone(), parsed, work).await?;
         Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
     }
 
@@ -95,11 +96,12 @@ impl csi::node_server::Node for Service {
         let wire = request.into_inner();
         self.runtime.received(Rpc::NodeUnpublishVolume, &wire);
         let call = self.call(Rpc::NodeUnpublishVolume, &wire.volume_id);
-        let parsed = place("target_path", &wire.volume_id, &wire.target_path);
-        let work = |node: &Node, guard: &VolumeGuard, (id, path): &Place, trace: &mut Trace| {
-            node.unpublish(guard, id, path, trace)
+        let parsed = given_back("target_path", &wire.volume_id, &wire.target_path);
+        let work = |node: &Node, guard: &VolumeGuard, request: &GivenBack, trace: &mut Trace| match &request.volume {
+            Some(id) => node.unpublish(guard, id, &request.path, trace),
+            None => node.remove_unmounted(&request.path.resolve(node.host.as_ref())?),
         };
-        self.locked(call, |(id, _)| id.to_string(), parsed, work).await?;
+        self.locked(call, |request| request.key.clone(), parsed, work).await?;
         Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
     }
 
@@ -178,6 +180,21 @@ fn place(field: &str, volume_id: &str, path: &str) -> Result<Place> {
     parse::required(&[("volume_id", volume_id), (field, path)])?;
     let path = NodePath::parse(field, path)?;
     Ok((VolumeId::parse(volume_id)?, path))
+}
+
+/// What NodeUnpublishVolume and NodeUnstageVolume take away.
+struct GivenBack {
+    /// `None`: an id that this driver cannot have made. Nothing of it can be here, and Swarm and Nomad repeat the call
+    /// until it is OK.
+    volume: Option<VolumeId>,
+    path: NodePath,
+    key: String,
+}
+
+fn given_back(field: &str, volume_id: &str, path: &str) -> Result<GivenBack> {
+    parse::required(&[("volume_id", volume_id), (field, path)])?;
+    let path = NodePath::parse(field, path)?;
+    Ok(GivenBack { volume: VolumeId::parse(volume_id).ok(), path, key: volume_id.to_owned() })
 }
 
 fn stage_request(wire: &csi::NodeStageVolumeRequest) -> Result<StageRequest> {

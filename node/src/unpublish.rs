@@ -21,7 +21,7 @@ impl Node {
         trace.step("observe");
         let target = target_path.resolve(self.host.as_ref())?;
         // Only a volume of a configured backend can be published here.
-        let Ok(connector) = self.connector(id) else { return self.remove_unmounted(id, &target) };
+        let Ok(connector) = self.connector(id) else { return self.remove_unmounted(&target) };
         let view = View::read(self, connector, id)?;
         if let Some(entry) = view.top(&target)
             && !view.is_ours_at(&target)
@@ -41,7 +41,7 @@ impl Node {
         let has_own_staging = !self.is_staged_by_caller && view.connected.is_some();
         if view.top(&target).is_none() && !(is_last_of_own_staging && has_own_staging) {
             self.forget(guard, id);
-            return self.remove_unmounted(id, &target);
+            return self.remove_unmounted(&target);
         }
         let intent = Intent {
             staging_target_path: (!self.is_staged_by_caller).then(|| own_staging.clone()),
@@ -63,18 +63,18 @@ impl Node {
     /// Unmounts the volume from `target` and removes what it was mounted on.
     pub(crate) fn take_down_target(&self, connector: &dyn Connector, id: &VolumeId, target: &Path) -> Result<()> {
         self.unmount_ours(connector, id, target)?;
-        self.remove_unmounted(id, target)
+        self.remove_unmounted(target)
     }
 
     /// Removes an empty target. What is not empty, or is no file or directory, was not made by us and stays.
-    pub(crate) fn remove_unmounted(&self, id: &VolumeId, target: &Path) -> Result<()> {
+    pub(crate) fn remove_unmounted(&self, target: &Path) -> Result<()> {
         match self.host.observe_path(target)? {
             PathState::Absent => Ok(()),
             PathState::Directory { is_empty: true } | PathState::File { size_bytes: 0 } => {
                 self.host.remove_target(target)
             }
             found => {
-                tracing::warn!(volume = %id, target = %target.display(), ?found, "the target path is not removed: it is not what a publish leaves");
+                tracing::warn!(target = %target.display(), ?found, "the target path is not removed: it is not what a publish leaves");
                 Ok(())
             }
         }

@@ -1,0 +1,71 @@
+//! Grants that are not this node's, and the end of a life by a fence.
+
+use super::*;
+use volume::{Epoch, Fence, FenceHow};
+
+#[test]
+fn nothing_is_staged_without_a_grant() {
+    let lab = Lab::new();
+    let id = lab.create("v", EXT4, Parameters::default());
+    let volume = Volume { id: id.clone(), context: None, capability: capability(EXT4), is_read_only: false };
+    refused(lab.stage(&volume, STAGING), ErrorKind::Held, "not attached");
+    let context = lab.attach(&id, "n1", false).unwrap();
+    for epoch in [Epoch(0), context.epoch.next(), Epoch(u64::MAX)] {
+        let forged = Volume { context: Some(AttachContext::new(epoch)), ..volume.clone() };
+        refused(lab.stage(&forged, STAGING), ErrorKind::Held, "epoch");
+    }
+    lab.stage(&volume, STAGING).unwrap();
+    let forged = Volume { context: Some(AttachContext::new(Epoch(0))), ..volume.clone() };
+    refused(lab.stage(&forged, STAGING), ErrorKind::Held, "epoch");
+    refused(lab.publish(&forged, STAGING, TARGET), ErrorKind::Held, "epoch");
+}
+
+#[test]
+fn a_fenced_node_comes_back_clean() {
+    for kind in [EXT4, VolumeKind::FileSystem(FsType::Btrfs), VolumeKind::Block] {
+        let lab = Lab::new();
+        let volume = lab.attached("v", kind);
+        lab.stage(&volume, STAGING).unwrap();
+        lab.publish(&volume, STAGING, TARGET).unwrap();
+        let shared = lab.attached("shared", VolumeKind::Directory);
+        lab.publish(&shared, "/staging/shared", "/targets/shared").unwrap();
+        let earlier = lab.service.identity().unwrap();
+        let n1 = NodeId::parse("n1").unwrap();
+        Fence::fence(&lab.backend, &n1, "test", FenceHow::Enforce).unwrap();
+
+        // Before it has looked: the record itself refuses.
+        refused(lab.publish(&volume, STAGING, "/targets/b"), ErrorKind::Held, "");
+        {
+            let _in_use = lab.host.open(Path::new(TARGET)).unwrap();
+            assert!(lab.service.register().is_err());
+            refused(lab.service.ready(), ErrorKind::Held, "fenced");
+            refused(lab.stage(&volume, STAGING), ErrorKind::Held, "fenced");
+        }
+        lab.service.register().unwrap();
+        lab.service.ready().unwrap();
+        assert!(lab.host.loops().unwrap().is_empty());
+        assert_eq!(lab.state().iter().filter(|line| !line.contains(" Directory")).count(), 0, "{:?}", lab.state());
+        assert_ne!(lab.service.identity().unwrap().incarnation, earlier.incarnation);
+        let context = Some(lab.attach(&volume.id, "n1", false).unwrap());
+        let volume = Volume { context, ..volume };
+        let _ = lab.host.remove_target(Path::new(TARGET));
+        lab.stage(&volume, STAGING).unwrap();
+        lab.publish(&volume, STAGING, TARGET).unwrap();
+    }
+}
+
+#[test]
+fn two_nodes_of_one_machine_keep_their_hands_off_each_other() {
+    // Both see all loops; in this fake they even share the mount table, so the other's volume is raw and unmounted.
+    let lab = Lab::new();
+    let volume = lab.attached("v", VolumeKind::Block);
+    lab.stage(&volume, STAGING).unwrap();
+    let other_state = tempfile::tempdir().unwrap();
+    let other = service(&lab.host, &lab.backend, other_state.path(), lab.profile, "n2");
+    other.register().unwrap();
+    assert_eq!(other.reconcile().unwrap(), crate::Reconciled::default());
+    Fence::fence(&lab.backend, &NodeId::parse("n2").unwrap(), "test", FenceHow::Enforce).unwrap();
+    other.register().unwrap();
+    assert_eq!(lab.host.loops().unwrap().len(), 1);
+    lab.publish(&volume, STAGING, TARGET).unwrap();
+}

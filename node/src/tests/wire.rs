@@ -1,0 +1,112 @@
+//! The gRPC face: codes of incomplete requests, locks, what is advertised.
+
+use super::*;
+use crate::service::Service;
+use csi_proto::csi;
+use csi_proto::csi::node_server::Node as _;
+use tonic::{Code, Request};
+
+fn face(lab: &Lab) -> Service {
+    Service { node: lab.service.node.clone(), profile: lab.profile, runtime: lab.service.runtime.clone() }
+}
+
+fn mount() -> Option<csi::VolumeCapability> {
+    use csi::volume_capability::{AccessMode, AccessType, MountVolume};
+    Some(csi::VolumeCapability {
+        access_mode: Some(AccessMode { mode: 1 }),
+        access_type: Some(AccessType::Mount(MountVolume::default())),
+    })
+}
+
+#[tokio::test]
+async fn incomplete_requests_are_invalid_whatever_the_id() {
+    let lab = Lab::new();
+    let face = face(&lab);
+    for (id, path, with_capability, code) in [
+        ("", STAGING, true, Code::InvalidArgument),
+        ("vol-1", "", true, Code::InvalidArgument),
+        ("vol-1", STAGING, false, Code::InvalidArgument),
+        ("vol-1", "relative", true, Code::InvalidArgument),
+        ("vol-1", STAGING, true, Code::NotFound),
+        ("../../etc", STAGING, true, Code::NotFound),
+    ] {
+        let volume_capability = if with_capability { mount() } else { None };
+        let stage = csi::NodeStageVolumeRequest {
+            volume_id: id.to_owned(),
+            staging_target_path: path.to_owned(),
+            volume_capability: volume_capability.clone(),
+            ..Default::default()
+        };
+        let publish = csi::NodePublishVolumeRequest {
+            volume_id: id.to_owned(),
+            target_path: path.to_owned(),
+            staging_target_path: "/staging/x".to_owned(),
+            volume_capability,
+            ..Default::default()
+        };
+        assert_eq!(face.node_stage_volume(Request::new(stage)).await.unwrap_err().code(), code, "{id:?} {path:?}");
+        assert_eq!(face.node_publish_volume(Request::new(publish)).await.unwrap_err().code(), code, "{id:?} {path:?}");
+        let stats = csi::NodeGetVolumeStatsRequest {
+            volume_id: id.to_owned(),
+            volume_path: path.to_owned(),
+            ..Default::default()
+        };
+        let stats = face.node_get_volume_stats(Request::new(stats)).await;
+        assert!(stats.is_err());
+    }
+}
+
+#[tokio::test]
+async fn volumes_of_others_are_gone_already() {
+    let lab = Lab::new();
+    let face = face(&lab);
+    for id in ["vol-1", "../../etc", "pool.v00000000000000000000000000000000"] {
+        let unpublish = csi::NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path: TARGET.to_owned() };
+        face.node_unpublish_volume(Request::new(unpublish)).await.unwrap();
+        let unstage =
+            csi::NodeUnstageVolumeRequest { volume_id: id.to_owned(), staging_target_path: STAGING.to_owned() };
+        face.node_unstage_volume(Request::new(unstage)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_call_a_volume() {
+    let lab = Lab::new();
+    let volume = lab.attached("v", EXT4);
+    let _held = lab.node().locks.try_lock([volume.id.as_str()]).unwrap();
+    let unstage =
+        csi::NodeUnstageVolumeRequest { volume_id: volume.id.to_string(), staging_target_path: STAGING.to_owned() };
+    assert_eq!(face(&lab).node_unstage_volume(Request::new(unstage)).await.unwrap_err().code(), Code::Aborted);
+}
+
+#[tokio::test]
+async fn info_and_what_is_not_implemented() {
+    for (profile, capabilities) in [(Profile::Kubernetes, 4), (Profile::Swarm, 0)] {
+        let lab = Lab::of(profile);
+        let face = face(&lab);
+        let info = face.node_get_info(Request::new(Default::default())).await.unwrap().into_inner();
+        assert_eq!((info.node_id.as_str(), info.max_volumes_per_node), ("n1", 0));
+        let found =
+            face.node_get_capabilities(Request::new(Default::default())).await.unwrap().into_inner().capabilities;
+        assert_eq!(found.len(), capabilities);
+        let health = face.node_get_volume_health(Request::new(Default::default())).await.unwrap_err();
+        assert_eq!(health.code(), Code::Unimplemented);
+    }
+}
+
+#[tokio::test]
+async fn statistics() {
+    let lab = Lab::new();
+    let volume = lab.attached("v", EXT4);
+    lab.stage(&volume, STAGING).unwrap();
+    let request = csi::NodeGetVolumeStatsRequest {
+        volume_id: volume.id.to_string(),
+        volume_path: STAGING.to_owned(),
+        ..Default::default()
+    };
+    // Not held up by an operation on the volume.
+    let _held = lab.node().locks.try_lock([volume.id.as_str()]).unwrap();
+    let usage = face(&lab).node_get_volume_stats(Request::new(request)).await.unwrap().into_inner().usage;
+    assert_eq!(usage.len(), 2);
+    assert_eq!(usage[0].total, i64::try_from(SIZE).unwrap());
+}
