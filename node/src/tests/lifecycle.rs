@@ -46,8 +46,8 @@ fn a_block_volume() {
         lab.stage(&volume, STAGING).unwrap();
         lab.publish(&volume, STAGING, TARGET).unwrap();
     }
-    lab.write(TARGET, "raw").unwrap();
-    assert_eq!(lab.read(TARGET), "raw");
+    lab.host.write_blocks(Path::new(TARGET), 0, &[7; 4096]).unwrap();
+    assert_eq!(lab.host.read_blocks(Path::new(TARGET), 0, 4096).unwrap(), [7; 4096]);
     refused(lab.unstage(&volume.id, STAGING), ErrorKind::FailedPrecondition, TARGET);
     refused(lab.publish(&volume.read_only(), STAGING, "/targets/b"), ErrorKind::FailedPrecondition, "read-only");
     let stats = |path: &str| lab.node().volume_stats(&volume.id, &at(path), &mut Trace::new());
@@ -147,7 +147,7 @@ fn read_only() {
     let raw = lab.attached("raw", VolumeKind::Block).mode(AccessMode::SingleNodeReaderOnly);
     lab.stage(&raw, "/staging/raw").unwrap();
     lab.publish(&raw, "/staging/raw", "/targets/raw").unwrap();
-    assert!(lab.write("/targets/raw", "no").is_err());
+    assert!(lab.host.write_blocks(Path::new("/targets/raw"), 0, &[7; 4096]).is_err());
 }
 
 #[test]
