@@ -334,6 +334,11 @@ fn unmounted_ext4_grows() {
     {
         let Some(mounted) = Mounted::new("unmounted_ext4_grows", &image) else { return };
         std::fs::write(mounted.at.path().join("file"), "kept").unwrap();
+        // Deleted while it is open: an orphan in the copy.
+        let orphan = std::fs::File::create(mounted.at.path().join("orphan")).unwrap();
+        orphan.set_len(MIB).unwrap();
+        std::fs::remove_file(mounted.at.path().join("orphan")).unwrap();
+        orphan.sync_all().unwrap();
         command("sync", &[]).unwrap();
         command("cp", &["--sparse=always", text(&image), text(&dirty)]).unwrap();
     }

@@ -28,8 +28,9 @@ pub(super) fn check_fully(storage: &Storage, fs: FsType) -> Result<FileSystemChe
     let output = run(&match fs {
         // e2fsck(8): 4 is "errors left uncorrected", all there can be with -n; 8 is added where they made it give up.
         FsType::Ext4 => Command::new("e2fsck", DEADLINE).args(["-f", "-n"]).arg(device).accept(&[4, 12]),
-        // xfs_repair(8): with -n, 1 is "corruption was detected"; 2 is a dirty log, which only a mount may replay.
-        FsType::Xfs => Command::new("xfs_repair", DEADLINE).arg("-n").arg(device).accept(&[1]),
+        // xfs_repair(8): with -n, 1 is "corruption was detected"; 2 is a dirty log, and what is flagged for repair cannot
+        // be mounted to replay it.
+        FsType::Xfs => Command::new("xfs_repair", DEADLINE).arg("-n").arg(device).accept(&[1, 2]),
         FsType::Btrfs => Command::new("btrfs", DEADLINE).args(["check", "--readonly"]).arg(device).accept(&[1]),
     })?;
     Ok(if output.exit_code == 0 { FileSystemCheck::Clean } else { FileSystemCheck::NeedsRepair(said(&output)) })

@@ -28,6 +28,10 @@ const RO_COMPAT_SPARSE_SUPER: u32 = 0x1;
 const RO_COMPAT_EXT3: u32 = 0x7;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
 
+const REPLAY: Duration = Duration::from_secs(120);
+const MAX_LOOKS: u32 = 4;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
 const AT_STATE: usize = 0x3a;
 const AT_UUID: usize = 0x68;
 const AT_HASH_SEED: usize = 0xec;
@@ -39,7 +43,7 @@ pub(super) struct Superblock {
 }
 
 pub(super) fn find(storage: &Storage) -> Result<Found> {
-    let Some(superblock) = Superblock::read(storage, OFFSET)? else { return Ok(Found::Nothing) };
+    let Some(superblock) = Superblock::read_primary(storage)? else { return Ok(Found::Nothing) };
     if let Some(relative) = superblock.relative() {
         return Ok(Found::Relative(relative));
     }
@@ -85,18 +89,25 @@ pub(super) fn set_uuid(storage: &Storage, uuid: [u8; 16]) -> Result<()> {
     storage.sync()
 }
 
-/// Replays the journal and the list of orphans as a mount would. `-p` without `-f` looks no further on a file system
-/// that is flagged clean.
+/// Replays the journal as a mount would, and does nothing else.
 pub(super) fn replay_journal(storage: &Storage) -> Result<()> {
-    let replay = Command::new("e2fsck", Duration::from_secs(120)).arg("-p").arg(storage.path_for_child()).accept(&[1]);
-    run(&replay)
+    let replay = Command::new("e2fsck", REPLAY).args(["-p", "-E", "journal_only"]);
+    run(&replay.arg(storage.path_for_child()).accept(&[1]))
         .map_err(|e| e.context(format!("replay the journal of the ext4 on {}", storage.path().display())))
+        .map(drop)
+}
+
+/// Frees what was deleted while it was open, as a mount would. The file system must be flagged clean: then `-p` without
+/// `-f` looks no further.
+pub(super) fn free_orphans(storage: &Storage) -> Result<()> {
+    run(&Command::new("e2fsck", REPLAY).arg("-p").arg(storage.path_for_child()).accept(&[1]))
+        .map_err(|e| e.context(format!("free the orphans of the ext4 on {}", storage.path().display())))
         .map(drop)
 }
 
 pub(super) fn read_sound(storage: &Storage) -> Result<Superblock> {
     let path = storage.path().display();
-    let superblock = Superblock::read(storage, OFFSET)?
+    let superblock = Superblock::read_primary(storage)?
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{path} has no ext4 superblock")))?;
     superblock.verify(storage.size_bytes()).map_err(|reason| {
         Error::new(ErrorKind::Corrupt, format!("the ext4 superblock of {path} is damaged: {reason}"))
@@ -109,6 +120,24 @@ impl Superblock {
     pub(super) fn read(storage: &Storage, offset: u64) -> Result<Option<Self>> {
         let bytes = storage.read(offset, LENGTH)?;
         Ok(bytes.map(|bytes| Self { bytes }).filter(|superblock| superblock.fields().le16(0x38) == MAGIC))
+    }
+
+    /// The kernel changes the superblock of a mounted file system in the very cache that this reads, so it can be
+    /// seen half changed; a second look then finds it whole.
+    fn read_primary(storage: &Storage) -> Result<Option<Self>> {
+        let mut looks = 1;
+        loop {
+            let superblock = Self::read(storage, OFFSET)?;
+            if looks == MAX_LOOKS || superblock.as_ref().is_none_or(Self::is_whole) {
+                return Ok(superblock);
+            }
+            looks += 1;
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.ro_compat() & RO_COMPAT_METADATA_CSUM == 0 || self.fields().le32(AT_CHECKSUM) == self.checksum()
     }
 
     fn fields(&self) -> Fields<'_> {
@@ -181,7 +210,7 @@ impl Superblock {
     }
 
     fn verify(&self, device_bytes: u64) -> Result<(), String> {
-        if self.ro_compat() & RO_COMPAT_METADATA_CSUM != 0 && self.fields().le32(AT_CHECKSUM) != self.checksum() {
+        if !self.is_whole() {
             return Err("its checksum does not match".to_owned());
         }
         let fields = self.fields();

@@ -119,14 +119,20 @@ fn ext4_unmounted(storage: &Storage) -> Result<()> {
             format!("the ext4 on {} is not grown: {what}", storage.path().display()),
         ))
     };
+    let flagged = "its error flag is set; check it with e2fsck -n, and repair it by hand";
     if superblock.wants_check() {
-        return refuse("its error flag is set; check it with e2fsck -n, and repair it by hand");
+        return refuse(flagged);
     }
     let mut resize = Command::new("resize2fs", DEADLINE);
     if !superblock.is_checked_since_mounted() {
         if superblock.needs_recovery() {
             ext4::replay_journal(storage)?;
+            // An error that the kernel noted in the journal stands in the superblock now.
+            if ext4::read_sound(storage)?.wants_check() {
+                return refuse(flagged);
+            }
         }
+        ext4::free_orphans(storage)?;
         if let FileSystemCheck::NeedsRepair(said) = check_fully(storage, FsType::Ext4)? {
             return refuse(&format!("e2fsck -n finds it damaged, repair it by hand: {said}"));
         }
