@@ -89,19 +89,11 @@ pub(super) fn set_uuid(storage: &Storage, uuid: [u8; 16]) -> Result<()> {
     storage.sync()
 }
 
-/// Replays the journal as a mount would, and does nothing else.
+/// Replays the journal and frees the orphans that it names, as a mount would, and does nothing else.
 pub(super) fn replay_journal(storage: &Storage) -> Result<()> {
     let replay = Command::new("e2fsck", REPLAY).args(["-p", "-E", "journal_only"]);
     run(&replay.arg(storage.path_for_child()).accept(&[1]))
         .map_err(|e| e.context(format!("replay the journal of the ext4 on {}", storage.path().display())))
-        .map(drop)
-}
-
-/// Frees what was deleted while it was open, as a mount would. The file system must be flagged clean: then `-p` without
-/// `-f` looks no further.
-pub(super) fn free_orphans(storage: &Storage) -> Result<()> {
-    run(&Command::new("e2fsck", REPLAY).arg("-p").arg(storage.path_for_child()).accept(&[1]))
-        .map_err(|e| e.context(format!("free the orphans of the ext4 on {}", storage.path().display())))
         .map(drop)
 }
 

@@ -132,7 +132,6 @@ fn ext4_unmounted(storage: &Storage) -> Result<()> {
                 return refuse(flagged);
             }
         }
-        ext4::free_orphans(storage)?;
         if let FileSystemCheck::NeedsRepair(said) = check_fully(storage, FsType::Ext4)? {
             return refuse(&format!("e2fsck -n finds it damaged, repair it by hand: {said}"));
         }
