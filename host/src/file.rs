@@ -112,6 +112,12 @@ impl Dir {
         Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
+    /// The device that the files in it are on, as loop devices name it.
+    pub fn device(&self) -> Result<volume::DeviceNumber> {
+        let stat = nix::sys::stat::fstat(self).map_err(|errno| self.failed("reading what is", ".", errno))?;
+        data::device_number(stat.st_dev)
+    }
+
     /// The names in this directory that are UTF-8 (every name of this driver is), sorted.
     pub fn names(&self) -> Result<Vec<String>> {
         self.list().map(|(names, _)| names)

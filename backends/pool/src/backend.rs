@@ -57,6 +57,14 @@ impl Backend for Pool {
         }
     }
 
+    fn attach(&self) -> Option<&dyn volume::Attach> {
+        Some(self)
+    }
+
+    fn fence(&self) -> Option<&dyn volume::Fence> {
+        Some(self)
+    }
+
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }

@@ -109,14 +109,6 @@ pub(crate) fn description<T: DeserializeOwned>(file: &File) -> Result<Option<T>>
     Ok(parsed.filter(|found| found.format == DESCRIPTION_FORMAT).map(|found| found.record))
 }
 
-/// Takes the description along to a fork.
-pub(crate) fn copy_description(from: &File, to: &File, effects: &host::Effects) -> Result<()> {
-    match get_xattr(from, DESCRIPTION)? {
-        Some(bytes) => set_xattr(to, DESCRIPTION, &bytes, effects),
-        None => Ok(()),
-    }
-}
-
 pub(crate) fn length(file: &File) -> Result<u64> {
     Ok(file.metadata().map_err(|e| Error::io("reading an image's length", e))?.len())
 }

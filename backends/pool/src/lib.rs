@@ -2,22 +2,30 @@
 //! and the rules are in `docs/architecture.md`.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod backend;
 mod capacity;
 mod config;
+mod connector;
 mod create;
 mod delete;
 mod expand;
+mod fence;
 mod image;
 mod image_pool;
 mod leftovers;
 mod list;
+mod loops;
 mod model;
+mod nodes;
 mod open;
+mod orphan;
 mod rebuild;
 mod record;
 mod snapshot;
 mod template;
+#[cfg(test)]
+mod testing;
 
 pub use config::{PoolConfig, Scope};
 

@@ -73,10 +73,8 @@ impl Pool {
             let data = dir.child(DATA)?.as_fd().try_clone_to_owned().map(File::from);
             (description::<VolumeRecord>(&data.map_err(|e| Error::io("holding a directory open", e))?)?, None)
         } else {
-            let newest = names.iter().filter_map(|name| Some((image_epoch(name)?, name))).max();
-            let (_, name) = newest.ok_or_else(|| nothing(dir, "an image"))?;
-            let image = dir.open_file(name, Access::ReadWrite)?;
-            (description::<VolumeRecord>(&image)?, Some((name, image)))
+            let (described, name, image) = newest_described(dir, &names)?;
+            (Some(described), Some((name, image)))
         };
         let described = described.filter(|described| described.id == *id);
         let described = described.ok_or_else(|| nothing(dir, "a description of the volume on its data"))?;
@@ -122,6 +120,20 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+/// The newest image that says what it is. A fork does so only once a record has named it, so what an interrupted fence
+/// left behind is not taken for the volume.
+fn newest_described<'a>(dir: &Dir, names: &'a [String]) -> Result<(VolumeRecord, &'a String, File)> {
+    let mut images: Vec<_> = names.iter().filter_map(|name| Some((image_epoch(name)?, name))).collect();
+    images.sort_unstable();
+    for (_, name) in images.into_iter().rev() {
+        let image = dir.open_file(name, Access::ReadWrite)?;
+        if let Some(described) = description::<VolumeRecord>(&image)? {
+            return Ok((described, name, image));
+        }
+    }
+    Err(nothing(dir, "an image with a description of the volume"))
 }
 
 /// A generation above every one that a writer of the lost records could still be about to link.

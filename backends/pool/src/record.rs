@@ -199,10 +199,6 @@ impl<T: Record> RecordDir<T> {
         &self.dir
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     fn prune(&self) -> Result<()> {
         for name in self.dir.names_at_once()? {
             if generation_of(&name).is_some_and(|old| old.saturating_add(KEEP) <= self.generation) {

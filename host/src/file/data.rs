@@ -161,8 +161,8 @@ pub fn allocated_bytes(file: &File) -> Result<u64> {
     Ok(file.metadata().map_err(|e| Error::io("reading what a file occupies", e))?.blocks() * STAT_BLOCK)
 }
 
-/// Reads one of our device numbers out of a `dev_t`.
-fn device_number(dev: u64) -> Result<DeviceNumber> {
+/// Reads a device's number out of a `dev_t`.
+pub(super) fn device_number(dev: u64) -> Result<DeviceNumber> {
     let part = |n: u64| u32::try_from(n).map_err(|_| Error::internal(format!("device number {dev:#x}")));
     Ok(DeviceNumber { major: part(nix::sys::stat::major(dev))?, minor: part(nix::sys::stat::minor(dev))? })
 }

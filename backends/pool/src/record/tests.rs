@@ -109,10 +109,10 @@ fn many_writers_never_both_win_and_readers_never_go_back() {
                     }
                     random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                     if random >> 62 == 0 {
-                        let ahead = state.generation() + (random >> 33) % (2 * KEEP);
+                        let ahead = state.generation + (random >> 33) % (2 * KEEP);
                         // Bounded, since all writers may sleep at once.
                         for _ in 0..200 {
-                            if find(&parent).generation() >= ahead {
+                            if find(&parent).generation >= ahead {
                                 break;
                             }
                         }

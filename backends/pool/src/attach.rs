@@ -1,0 +1,181 @@
+//! Grants of volumes to nodes. What to grant is decided in `volume::plan_attach` and `plan_detach`; here it is read,
+//! swapped, and on a loser's side read again.
+
+use crate::loops::{is_cut_off, is_not_newer};
+use crate::model::{VolumeRecord, label_epoch};
+use crate::record::RecordDir;
+use crate::{Pool, Scope, now_ms};
+use host::file::Dir;
+use volume::{
+    Attach, AttachContext, AttachPlan, AttachRequest, Attachment, DetachPlan, Error, ErrorKind, FenceMethod,
+    FenceProof, NodeId, NodeRecord, Result, VolumeGuard, VolumeId, plan_attach, plan_detach,
+};
+
+impl Attach for Pool {
+    fn attach(&self, guard: &VolumeGuard, request: &AttachRequest<'_>) -> Result<AttachContext> {
+        guard.check(request.volume.as_str())?;
+        self.check_reachable()?;
+        let state = RecordDir::<VolumeRecord>::change(&self.volumes, request.volume.as_str(), |state| {
+            self.plan_grant(state.dir(), state.record(), request)
+        })?;
+        let state = state.ok_or_else(|| no_volume(request.volume))?;
+        let record = state.record();
+        // A fence of this node that began after the plan may have looked at the volume before the grant was there.
+        // The grant stays, for the next fence to find; but it is not given out.
+        let node = self.known_node(request.node)?;
+        if node.is_fenced() {
+            plan_attach(None, record.epoch, &node, request.read_only, now_ms())?;
+        }
+        tracing::info!(volume = %record.id, node = %request.node, epoch = %record.epoch, "granted");
+        Ok(AttachContext::new(record.epoch))
+    }
+
+    fn detach(&self, guard: &VolumeGuard, id: &VolumeId, node: Option<&NodeId>) -> Result<()> {
+        guard.check(id.as_str())?;
+        self.check_reachable()?;
+        // From here on nobody may connect, so what is looked for next cannot appear behind our back.
+        let state = RecordDir::<VolumeRecord>::change(&self.volumes, id.as_str(), |state| {
+            let record = state.record();
+            Ok(match plan_detach(record.attachment.as_ref(), node) {
+                DetachPlan::Nothing => None,
+                DetachPlan::ReleaseFenced => Some(released(record)),
+                DetachPlan::ReleaseIfQuiet if record.releasing => None,
+                DetachPlan::ReleaseIfQuiet => Some(VolumeRecord { releasing: true, ..record.clone() }),
+            })
+        })?;
+        let Some(state) = state else { return Ok(()) };
+        let (Some(held), true) = (&state.record().attachment, state.record().releasing) else { return Ok(()) };
+        if node != Some(&held.holder.node) {
+            return Ok(());
+        }
+        let quiet = self.check_quiet(state.dir(), state.record(), held);
+        let still_releasing = |record: &VolumeRecord| {
+            record.releasing && record.attachment.as_ref().is_some_and(|now| now.epoch == held.epoch)
+        };
+        let ended = RecordDir::<VolumeRecord>::change(&self.volumes, id.as_str(), |state| {
+            let record = state.record();
+            Ok(still_releasing(record).then(|| match &quiet {
+                Ok(()) => released(record),
+                Err(_) => VolumeRecord { releasing: false, ..record.clone() },
+            }))
+        })?;
+        quiet?;
+        match ended.as_ref().and_then(|state| state.record().attachment.as_ref()) {
+            Some(again) if again.holder == held.holder && again.epoch == held.epoch && again.proof.is_none() => {
+                Err(Error::new(ErrorKind::Busy, format!("volume {id} was attached again while it was detached; retry")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn nodes(&self) -> Result<Vec<volume::NodeRecord>> {
+        self.check_reachable()?;
+        self.all_nodes()
+    }
+}
+
+impl Pool {
+    /// `None`: nothing to write. Reads the node's record after the volume's, as every grant must.
+    fn plan_grant(
+        &self,
+        dir: &Dir,
+        record: &VolumeRecord,
+        request: &AttachRequest<'_>,
+    ) -> Result<Option<VolumeRecord>> {
+        if record.deleting {
+            return Err(no_volume(request.volume));
+        }
+        let node = self.known_node(request.node)?;
+        self.check_reaches(&node.identity.id)?;
+        if !record.kind.is_single_node() {
+            // Only asks whether the node may have anything at all.
+            return plan_attach(None, record.epoch, &node, request.read_only, now_ms()).map(|_| None);
+        }
+        let held =
+            record.attachment.clone().map(|held| self.prove_reincarnated(dir, record, held, &node)).transpose()?;
+        let plan = plan_attach(held.as_ref(), record.epoch, &node, request.read_only, now_ms())?;
+        Ok(match plan {
+            // A detach that was cut short is over: the holder is wanted again.
+            AttachPlan::AlreadyHeld(_) if record.releasing => Some(VolumeRecord { releasing: false, ..record.clone() }),
+            AttachPlan::AlreadyHeld(_) => None,
+            AttachPlan::Grant(grant) => {
+                Some(VolumeRecord { epoch: grant.epoch, attachment: Some(grant), ..released(record) })
+            }
+        })
+    }
+
+    fn check_reaches(&self, node: &NodeId) -> Result<()> {
+        match (self.config.scope, &self.config.node) {
+            (Scope::Local, Some(own)) if own != node => Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "pool {} is local to node {own}: node {node} cannot reach its volumes; schedule the workload by \
+                     the volume's topology, or use a shared pool",
+                    self.config.name
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A holder whose node has come back in a new life wrote its last: it takes a new incarnation only once its old
+    /// mounts and devices are gone. Where this kernel sees the loops, it looks for itself.
+    fn prove_reincarnated(
+        &self,
+        dir: &Dir,
+        record: &VolumeRecord,
+        held: Attachment,
+        asking: &NodeRecord,
+    ) -> Result<Attachment> {
+        if held.proof.is_some() || held.holder.node == asking.identity.id {
+            return Ok(held);
+        }
+        let Some(now) = self.find_node(&held.holder.node)? else { return Ok(held) };
+        if now.identity.incarnation == held.holder.incarnation || self.check_quiet(dir, record, &held).is_err() {
+            return Ok(held);
+        }
+        let proof = FenceProof {
+            method: FenceMethod::Reincarnated,
+            actor: format!("node:{}", held.holder.node),
+            at_ms: now.registered_at_ms,
+            fenced_image: record.image.clone(),
+            evidence: vec![format!("registered as incarnation {}", now.identity.incarnation)],
+        };
+        Ok(Attachment { proof: Some(proof), ..held })
+    }
+
+    /// `FailedPrecondition` while the storage sees that the holder can still write.
+    fn check_quiet(&self, dir: &Dir, record: &VolumeRecord, held: &Attachment) -> Result<()> {
+        let connected = |what: String| {
+            Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "volume {} is still connected on node {} {what}; unstage it there, or if that node is dead: \
+                     hawser fence {}",
+                    record.id, held.holder.node, held.holder.node
+                ),
+            ))
+        };
+        if !self.sees_all_loops() {
+            return if record.connected { connected("by its own account".to_owned()) } else { Ok(()) };
+        }
+        let loops = self.loops_of_volume(dir, record)?;
+        let writes = |device: &&host::LoopDevice| match label_epoch(&record.id, &device.label) {
+            Some(epoch) => epoch == held.epoch,
+            None => !is_cut_off(device),
+        };
+        match loops.iter().filter(|device| is_not_newer(record, device, held.epoch)).find(writes) {
+            Some(device) => connected(format!("as {}", device.path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The record without a holder.
+fn released(record: &VolumeRecord) -> VolumeRecord {
+    VolumeRecord { attachment: None, releasing: false, connected: false, ..record.clone() }
+}
+
+pub(crate) fn no_volume(id: &VolumeId) -> Error {
+    Error::not_found(format!("there is no volume {id}"))
+}
