@@ -11,11 +11,14 @@ use tempfile::TempDir;
 use volume::{ErrorKind, FsType, Result};
 
 const MIB: u64 = 1 << 20;
-const UUID: [u8; 16] = *b"0123456789abcdef";
-const OTHER_UUID: [u8; 16] = *b"fedcba9876543210";
 
 fn command(program: &'static str, arguments: &[&str]) -> Result<Output> {
     run(&Command::new(program, Duration::from_secs(60)).args(arguments))
+}
+
+/// Never twice the same: neither mkfs.btrfs nor the kernel likes two btrfs of one UUID, and tests run beside each other.
+fn new_uuid() -> [u8; 16] {
+    uuid::Uuid::new_v4().into_bytes()
 }
 
 fn text(path: &Path) -> &str {
@@ -38,7 +41,7 @@ impl Scratch {
 
     fn made(&self, name: &str, fs: FsType, size_bytes: u64) -> PathBuf {
         let path = self.image(name, 0);
-        make(&path, fs, size_bytes, UUID).unwrap();
+        make(&path, fs, size_bytes, new_uuid()).unwrap();
         path
     }
 }
@@ -76,7 +79,15 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = command("umount", &[text(self.at.path())]);
+        // Other tests start programs, which have our descriptors between fork(2) and execve(2).
+        let mut unmounted = command("umount", &[text(self.at.path())]);
+        for _ in 0..50 {
+            if unmounted.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            unmounted = command("umount", &[text(self.at.path())]);
+        }
         let detached = command("losetup", &["--detach", text(&self.device)]);
         if !std::thread::panicking() {
             unmounted.unwrap();
@@ -137,8 +148,9 @@ fn made_at_the_least_size_it_is_sound_and_mounts() {
     let scratch = Scratch::new();
     for fs in FsType::ALL {
         let size_bytes = minimum_size(fs);
-        let image = scratch.made(fs.as_str(), fs, size_bytes);
-        assert_eq!(probe(&image).unwrap(), Probe::FileSystem { fs, uuid: UUID, size_bytes, errors: false });
+        let (image, uuid) = (scratch.image(fs.as_str(), 0), new_uuid());
+        make(&image, fs, size_bytes, uuid).unwrap();
+        assert_eq!(probe(&image).unwrap(), Probe::FileSystem { fs, uuid, size_bytes, errors: false });
         assert_sound(&image, fs);
         assert_eq!(check(&image, fs).unwrap(), FileSystemCheck::Clean);
         let Some(mounted) = Mounted::new("made_at_the_least_size_it_is_sound_and_mounts", &image) else { return };
@@ -154,15 +166,15 @@ fn nothing_is_made_over_anything() {
     let image = scratch.made("ext4", FsType::Ext4, 64 * MIB);
     let before = std::fs::read(&image).unwrap();
     for fs in FsType::ALL {
-        assert_eq!(make(&image, fs, 512 * MIB, UUID).unwrap_err().kind(), ErrorKind::FailedPrecondition);
+        assert_eq!(make(&image, fs, 512 * MIB, new_uuid()).unwrap_err().kind(), ErrorKind::FailedPrecondition);
     }
     assert!(std::fs::read(&image).unwrap() == before);
     let data = scratch.image("data", 64 * MIB);
     std::fs::OpenOptions::new().write(true).open(&data).unwrap().write_all_at(b"x", 64 * MIB - 1).unwrap();
-    assert_eq!(make(&data, FsType::Ext4, 64 * MIB, UUID).unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    assert_eq!(make(&data, FsType::Ext4, 64 * MIB, new_uuid()).unwrap_err().kind(), ErrorKind::FailedPrecondition);
     let long = scratch.image("long", 64 * MIB);
-    assert_eq!(make(&long, FsType::Ext4, 32 * MIB, UUID).unwrap_err().kind(), ErrorKind::FailedPrecondition);
-    assert_eq!(make(&long, FsType::Ext4, MIB, UUID).unwrap_err().kind(), ErrorKind::OutOfRange);
+    assert_eq!(make(&long, FsType::Ext4, 32 * MIB, new_uuid()).unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    assert_eq!(make(&long, FsType::Ext4, MIB, new_uuid()).unwrap_err().kind(), ErrorKind::OutOfRange);
 }
 
 #[test]
@@ -176,14 +188,15 @@ fn a_new_uuid_everywhere_and_still_sound() {
         ("btrfs", FsType::Btrfs, 512 * MIB),
     ] {
         let image = scratch.made(name, fs, size_bytes);
-        set_uuid(&image, fs, OTHER_UUID).unwrap();
-        set_uuid(&image, fs, OTHER_UUID).unwrap();
-        assert_eq!(probe(&image).unwrap(), Probe::FileSystem { fs, uuid: OTHER_UUID, size_bytes, errors: false });
+        let uuid = new_uuid();
+        set_uuid(&image, fs, uuid).unwrap();
+        set_uuid(&image, fs, uuid).unwrap();
+        assert_eq!(probe(&image).unwrap(), Probe::FileSystem { fs, uuid, size_bytes, errors: false });
         assert_sound(&image, fs);
         let Some(_mounted) = Mounted::new("a_new_uuid_everywhere_and_still_sound", &image) else { continue };
     }
     let large = scratch.0.path().join("large");
-    let expected = uuid::Uuid::from_bytes(OTHER_UUID).to_string();
+    let expected = uuid::Uuid::from_bytes(uuid_of(&large)).to_string();
     let seed = |output: &str| output.lines().find(|l| l.starts_with("Directory Hash Seed")).map(str::to_owned).unwrap();
     let primary = command("dumpe2fs", &["-h", text(&large)]).unwrap().stdout;
     for group in [1, 3, 5, 7, 9] {
@@ -207,9 +220,10 @@ fn other_layouts_of_backups() {
         let image = scratch.image(name, 2304 * MIB);
         let features = format!("metadata_csum,{features}");
         command("mke2fs", &["-q", "-t", "ext4", "-b", block_size, "-O", &features, text(&image)]).unwrap();
-        set_uuid(&image, FsType::Ext4, OTHER_UUID).unwrap();
+        let uuid = new_uuid();
+        set_uuid(&image, FsType::Ext4, uuid).unwrap();
         assert_sound(&image, FsType::Ext4);
-        let expected = uuid::Uuid::from_bytes(OTHER_UUID).to_string();
+        let expected = uuid::Uuid::from_bytes(uuid).to_string();
         let all = command("dumpe2fs", &[text(&image)]).unwrap().stdout;
         let backups = all
             .lines()
@@ -227,7 +241,7 @@ fn other_layouts_of_backups() {
     }
     let old = scratch.image("no seed", 64 * MIB);
     command("mke2fs", &["-q", "-t", "ext4", "-O", "^metadata_csum_seed", text(&old)]).unwrap();
-    assert_eq!(set_uuid(&old, FsType::Ext4, UUID).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(set_uuid(&old, FsType::Ext4, new_uuid()).unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
 #[test]
@@ -244,12 +258,13 @@ fn a_copy_with_a_dirty_journal_gets_a_uuid() {
     }
     let header = command("dumpe2fs", &["-h", text(&copy)]).unwrap().stdout;
     assert!(header.contains("needs_recovery"), "{header}");
-    set_uuid(&copy, FsType::Ext4, OTHER_UUID).unwrap();
+    let uuid = new_uuid();
+    set_uuid(&copy, FsType::Ext4, uuid).unwrap();
     assert_sound(&copy, FsType::Ext4);
     let Some(mounted) = Mounted::new("a_copy_with_a_dirty_journal_gets_a_uuid", &copy) else { return };
     assert_eq!(std::fs::read_to_string(mounted.at.path().join("file")).unwrap(), "kept");
     drop(mounted);
-    assert_eq!((uuid_of(&image), uuid_of(&copy)), (UUID, OTHER_UUID));
+    assert!(uuid_of(&image) != uuid && uuid_of(&copy) == uuid);
 }
 
 #[test]
@@ -261,7 +276,7 @@ fn copies_of_one_template_mount_beside_each_other() {
         for number in 0..3u8 {
             let image = scratch.0.path().join(format!("{fs}-{number}"));
             command("cp", &["--sparse=always", text(&template), text(&image)]).unwrap();
-            set_uuid(&image, fs, [number + 1; 16]).unwrap();
+            set_uuid(&image, fs, new_uuid()).unwrap();
             let Some(mounted) = Mounted::new("copies_of_one_template_mount_beside_each_other", &image) else { return };
             std::fs::write(mounted.at.path().join("number"), [number]).unwrap();
             mounts.push(mounted);
@@ -289,7 +304,7 @@ fn damage_is_named() {
             matches!(probe(&image).unwrap(), Probe::Damaged { fs: found, reason } if found == fs && reason.contains("checksum"))
         );
         assert_eq!(check(&image, fs).unwrap_err().kind(), ErrorKind::Corrupt);
-        assert_eq!(set_uuid(&image, fs, OTHER_UUID).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(set_uuid(&image, fs, new_uuid()).unwrap_err().kind(), ErrorKind::Corrupt);
         file.write_all_at(&byte, at).unwrap();
         file.set_len(size_bytes / 2).unwrap();
         assert!(matches!(probe(&image).unwrap(), Probe::Damaged { reason, .. } if reason.contains("truncated")));
