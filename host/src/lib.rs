@@ -70,6 +70,9 @@ pub trait Host: Send + Sync {
     /// lets them go on whatever happened. Runs `work` alone when nothing is mounted from it. `deadline_ms` bounds the
     /// freeze, not the work.
     fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+    /// Lets the file system mounted from `device` go on if somebody left it frozen; whether it was. For the start after
+    /// a crash: a process that dies in [`Host::with_frozen`] leaves a child that thaws, unless its container ends with it.
+    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool>;
 
     // Loop devices.
 

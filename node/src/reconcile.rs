@@ -11,7 +11,7 @@ use journal::{Entry, Intent, Operation};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use volume::{ErrorKind, NodeIdentity, Result, VolumeId, VolumeKind};
+use volume::{Connected, ErrorKind, NodeIdentity, Result, VolumeId, VolumeKind};
 
 /// What reconciliation did and what it had to leave, in words.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -112,6 +112,11 @@ impl Node {
             own_staging: (!self.is_staged_by_caller).then(|| self.own_staging_path(id)),
         };
         let mut report = Reconciled::default();
+        if let Some(Connected::Device { number, .. }) = &view.connected
+            && self.host.thaw_left_over(*number)?
+        {
+            report.done.push(format!("volume {id}: thawed, a snapshot that was cut short had left it frozen"));
+        }
         for step in plan_reconcile(&found) {
             let done = match &step {
                 Step::Unmount(path) => self.unmount_ours(connector, id, path),

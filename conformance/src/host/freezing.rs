@@ -53,6 +53,24 @@ pub fn nothing_mounted(fixture: &dyn Fixture) {
     fixture.host().detach_loop(&device).unwrap();
 }
 
+/// What was left frozen by a process that is gone can be let go on; work that this hits says that it failed.
+pub fn left_frozen(fixture: &dyn Fixture) {
+    let host = fixture.host();
+    let (device, target) = mounted(fixture, FsType::Ext4);
+    assert!(!host.thaw_left_over(device.number).unwrap());
+    let work = &mut || {
+        assert!(host.thaw_left_over(device.number).unwrap());
+        assert!(!host.thaw_left_over(device.number).unwrap());
+        fixture.write_file(&target.join("meanwhile"), b"thawed").unwrap();
+        Ok(())
+    };
+    refused(host.with_frozen(device.number, DEADLINE_MS, work), ErrorKind::Unavailable);
+    host.unmount(&target).unwrap();
+    assert!(!host.thaw_left_over(device.number).unwrap());
+    fixture.mount(&device, FsType::Ext4, &target);
+    is_writable(fixture, &device, target);
+}
+
 /// One after the other is fine.
 pub fn frozen_twice(fixture: &dyn Fixture) {
     let (device, target) = mounted(fixture, FsType::Ext4);

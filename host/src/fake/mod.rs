@@ -23,7 +23,7 @@ use faults::Stop;
 use kernel::Kernel;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use volume::{DeviceNumber, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, Error, ErrorKind, FsType, ImageIdentity, Result};
 
 /// A machine in memory. Nodes of one machine share it, as namespaces share a kernel.
 pub struct FakeHost {
@@ -147,8 +147,21 @@ impl Host for FakeHost {
     fn with_frozen(&self, device: DeviceNumber, _deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let froze = self.verb(|kernel| Ok(kernel.freeze(device)?))?;
         // Thaws whatever the work does, also when the driver crashed meanwhile: a child of its own does it then.
-        let _thaws = froze.then(|| Thaw { host: self, device });
-        work()
+        let thaws = froze.then(|| Thaw { host: self, device });
+        let result = work();
+        let stayed_frozen = !froze || self.kernel().frozen.contains(&device);
+        drop(thaws);
+        if stayed_frozen {
+            return result;
+        }
+        result.and(Err(Error::new(
+            ErrorKind::Unavailable,
+            "somebody thawed the file system before the work on it was done; retry",
+        )))
+    }
+
+    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
+        self.verb(|kernel| Ok(kernel.thaw(device)))
     }
 
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {

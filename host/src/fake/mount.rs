@@ -137,8 +137,9 @@ impl Kernel {
         Ok(true)
     }
 
-    pub(super) fn thaw(&mut self, number: DeviceNumber) {
-        self.frozen.remove(&number);
+    /// Whether it was frozen.
+    pub(super) fn thaw(&mut self, number: DeviceNumber) -> bool {
+        self.frozen.remove(&number)
     }
 
     pub(super) fn shutdown_filesystem(&mut self, mounted_at: &Path) -> Result<(), Stop> {

@@ -2,7 +2,7 @@
 
 use super::{btrfs, mountinfo, os};
 use crate::sys::process::ThawGuard;
-use crate::{MountEntry, deadline, sys};
+use crate::{Effects, MountEntry, deadline, sys};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -23,6 +23,21 @@ pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn
     match frozen {
         Some(frozen) => done.and(frozen.thaw()),
         None => done,
+    }
+}
+
+pub(super) fn thaw_left_over(effects: &Effects, device: DeviceNumber) -> Result<bool> {
+    let Some(mounted) = find_mounted(device)? else { return Ok(false) };
+    match sys::inode::thaw(&mounted) {
+        Ok(()) => {
+            effects.done("thaw");
+            Ok(true)
+        }
+        // Not frozen, or a file system that knows no freezing.
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(false),
+        Err(errno) => {
+            Err(os::error(format!("thawing the file system on device {}:{}", device.major, device.minor), errno))
+        }
     }
 }
 

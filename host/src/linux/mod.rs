@@ -116,6 +116,10 @@ impl Host for LinuxHost {
         freeze::with_frozen(device, deadline_ms, work)
     }
 
+    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
+        freeze::thaw_left_over(&self.effects, device)
+    }
+
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
         loops::attach(&self.effects, request)
     }
