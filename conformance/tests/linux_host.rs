@@ -27,6 +27,7 @@ impl LinuxFixture {
         if !Path::new("/dev/loop-control").exists() {
             return Err("needs loop devices".to_owned());
         }
+        own_namespace().map_err(|errno| format!("needs a mount namespace of its own: {errno}"))?;
         let temporary = tempfile::Builder::new().prefix("hawser-host-").tempdir().map_err(|e| e.to_string())?;
         let directory = temporary.path().canonicalize().map_err(|e| e.to_string())?;
         Ok(Box::new(Self { host: LinuxHost::new(Effects::default()), directory, _temporary: temporary }))
@@ -110,6 +111,14 @@ impl Fixture for LinuxFixture {
     fn hold_open(&self, path: &Path) -> Box<dyn Any> {
         Box::new(File::open(path).unwrap())
     }
+}
+
+/// For this test's thread: a process elsewhere that copies its mount namespace (a container that starts) would else
+/// keep our file systems, and their devices, in use after we unmounted them.
+fn own_namespace() -> nix::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
 }
 
 fn direct(options: &mut OpenOptions, path: &Path) -> Result<File, String> {

@@ -21,6 +21,10 @@ impl Lab {
             println!("SKIPPED: {}: needs root and loop devices", std::thread::current().name().unwrap_or("a test"));
             return None;
         }
+        // A process elsewhere that copies its mount namespace would else keep our file systems in use.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+        nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         let directory = tempfile::Builder::new().prefix("hawser-lab-").tempdir().unwrap();
         let pool = directory.path().canonicalize().unwrap().join("pool");
         let host = LinuxHost::new(Effects::default());
