@@ -204,7 +204,7 @@ impl Pool {
             self.effects().done("set-length");
         }
         if spec.parameters.thick {
-            allocate(&image, size_bytes, self.effects())?;
+            allocate(&image, 0..size_bytes, self.effects())?;
         }
         record.image = Some(image_identity(&name, &image)?);
         self.describe_volume(&image, &record)?;

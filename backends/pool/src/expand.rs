@@ -5,7 +5,7 @@ use crate::capacity::{GRANULE_BYTES, minimum_bytes};
 use crate::image::length;
 use crate::model::VolumeRecord;
 use crate::record::RecordDir;
-use host::file::allocate;
+use host::file::{allocate, allocated_bytes};
 use volume::{Error, ErrorKind, Expand, Result, SizeRange, VolumeGuard, VolumeId, VolumeKind};
 
 impl Expand for Pool {
@@ -51,25 +51,30 @@ impl Pool {
         let range = SizeRange { required_bytes: Some(wanted), limit_bytes: size.limit_bytes };
         let size_bytes = range.choose(wanted, minimum_bytes(record.kind), GRANULE_BYTES)?;
         self.check_largest(size_bytes)?;
-        let taken_now = if record.thick { size_bytes - record.size_bytes } else { 0 };
-        self.check_room(taken_now, &format!("more of volume {:?}", record.name.as_str()))?;
         Ok(size_bytes)
     }
 
     fn grow_image(&self, state: &RecordDir<VolumeRecord>, size_bytes: u64) -> Result<()> {
         let record = state.record();
+        let what = format!("more of volume {:?}", record.name.as_str());
         if record.kind == VolumeKind::Directory {
-            return Ok(());
+            return self.check_room(0, &what);
         }
         let missing = || Error::new(ErrorKind::Corrupt, format!("the record of volume {} names no image", record.id));
         let identity = record.image.as_ref().ok_or_else(missing)?;
         let image = self.open_whole(state.dir(), identity, record.size_bytes)?;
-        if length(&image)? < size_bytes {
+        // An earlier try may have come this far.
+        let present = length(&image)?;
+        let allocated = allocated_bytes(&image)?;
+        if !record.thick {
+            self.check_room(0, &what)?;
+        } else if allocated < size_bytes {
+            self.check_room(size_bytes - allocated, &what)?;
+            allocate(&image, record.size_bytes..size_bytes, self.effects())?;
+        }
+        if present < size_bytes {
             image.set_len(size_bytes).map_err(|e| Error::io(format!("growing volume {}", record.id), e))?;
             self.effects().done("set-length");
-        }
-        if record.thick {
-            allocate(&image, size_bytes, self.effects())?;
         }
         image.sync_all().map_err(|e| Error::io(format!("making the growth of volume {} durable", record.id), e))
     }

@@ -10,6 +10,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Whence, lseek64};
 use std::ffi::CString;
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use volume::{DeviceNumber, Error, ErrorKind, Result};
@@ -116,13 +117,15 @@ fn copy_by_hand(source: &File, target: &File, start: u64, end: u64) -> Result<()
     Ok(())
 }
 
-/// Allocates all blocks of the first `size_bytes`; `Exhausted` when they are not there.
-pub fn allocate(file: &File, size_bytes: u64, effects: &Effects) -> Result<()> {
+/// Allocates all blocks of the range that have none, and makes the file that long; `Exhausted` when they are not there.
+/// xfs wants as much free space as the range is long, also for what is allocated already.
+pub fn allocate(file: &File, range: Range<u64>, effects: &Effects) -> Result<()> {
+    let length = range.end.saturating_sub(range.start);
     loop {
-        match fallocate(file, FallocateFlags::empty(), 0, signed(size_bytes)?) {
+        match fallocate(file, FallocateFlags::empty(), signed(range.start)?, signed(length)?) {
             Ok(()) => break,
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(io(format!("allocating {size_bytes} bytes"), errno)),
+            Err(errno) => return Err(io(format!("allocating {length} bytes"), errno)),
         }
     }
     effects.done("allocate");
