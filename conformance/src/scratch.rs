@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use volume::{DeviceNumber, Error, ErrorKind, FsType};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Dropped, it detaches every loop device that stands on it, unmounts and removes everything.
 pub struct ScratchPool {
@@ -53,19 +53,6 @@ impl ScratchPool {
         self.host.mount(&MountRequest { device: &path, number, fs, target: &self.mount, read_only: false, flags: &[] })
     }
 
-    /// Other tests of this process start programs, and between fork(2) and execve(2) those have its descriptors too.
-    fn unmount(&self) -> volume::Result<()> {
-        let begun = Instant::now();
-        loop {
-            match self.host.unmount(&self.mount) {
-                Err(busy) if busy.kind() == ErrorKind::FailedPrecondition && begun.elapsed() < PATIENCE => {
-                    sleep(Duration::from_millis(20));
-                }
-                done => return done,
-            }
-        }
-    }
-
     /// Loops of files on this file system, nested ones first.
     fn detach_all_on(&self, device: DeviceNumber) {
         for nested in self.host.loops().unwrap_or_default() {
@@ -86,12 +73,27 @@ impl Drop for ScratchPool {
                 let minor = u32::try_from((on & 0xff) | ((on >> 12) & 0xfff00)).unwrap_or(0);
                 self.detach_all_on(DeviceNumber { major, minor });
             }
-            if let Err(error) = self.unmount().and_then(|()| self.host.detach_loop(&device)) {
+            let gone = patiently(|| self.host.unmount(&self.mount));
+            if let Err(error) = gone.and_then(|()| patiently(|| self.host.detach_loop(&device))) {
                 eprintln!("a scratch file system stays behind at {}: {}", self.mount.display(), error.chain());
                 return;
             }
         }
         let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Other tests start programs, and between fork(2) and execve(2) those have this process' descriptors too; and a mount
+/// namespace that was made meanwhile has its mounts.
+fn patiently(done: impl Fn() -> volume::Result<()>) -> volume::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match done() {
+            Err(busy) if busy.kind() == ErrorKind::FailedPrecondition && begun.elapsed() < PATIENCE => {
+                sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
     }
 }
 

@@ -63,11 +63,12 @@ impl Pool {
         if available > 0 && bytes <= available {
             return Ok(());
         }
+        let needs = if bytes > 0 { format!("it needs {bytes} bytes and ") } else { String::new() };
         Err(Error::new(
             ErrorKind::Exhausted,
             format!(
-                "the pool {} is too full for {what}: it needs {bytes} bytes and {available} are free above the reserve; \
-                 remove volumes, snapshots or orphans, or grow the pool's file system",
+                "the pool {} is too full for {what}: {needs}{available} bytes are free above the reserve; remove \
+                 volumes, snapshots or orphans, or grow the pool's file system",
                 self.dir.path().display()
             ),
         ))

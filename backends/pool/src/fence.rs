@@ -216,7 +216,7 @@ impl Pool {
         clone_file(&source, unnamed.file(), self.effects())?;
         // A clone has only what was written. The volume is worth more than its promise of space.
         if record.thick
-            && let Err(error) = allocate(unnamed.file(), record.size_bytes, self.effects())
+            && let Err(error) = allocate(unnamed.file(), 0..record.size_bytes, self.effects())
         {
             tracing::warn!(volume = %record.id, error = error.chain(), "the fork of a thick volume is thin");
         }

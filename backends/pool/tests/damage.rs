@@ -241,8 +241,8 @@ fn a_full_pool_refuses_new_things_and_keeps_the_old() {
         bench.pool.delete_volume(&lock(&bench.victim.id), &bench.victim.id).unwrap();
         ballast.set_len(0).unwrap();
         ballast.sync_all().unwrap();
-        let freed = (0..200).any(|_| {
-            std::thread::sleep(Duration::from_millis(50));
+        let freed = (0..20).any(|_| {
+            sync(scratch.path());
             bench.pool.ensure_volume(&lock(&new.id), &new).is_ok()
         });
         assert!(freed, "{below}: {:?}", bench.pool.ensure_volume(&lock(&new.id), &new));
@@ -375,10 +375,13 @@ fn fill(ballast: &fs::File, on: &Path) {
             panic!("{} with {free} bytes free", error.chain());
         }
         size += step;
-        // btrfs counts what was taken when it commits.
-        let sync = Command::new("sync", Duration::from_secs(60)).arg("-f").arg(on);
-        run(&sync).unwrap();
+        sync(on);
     }
+}
+
+/// btrfs counts what was taken and given back when it commits.
+fn sync(on: &Path) {
+    run(&Command::new("sync", Duration::from_secs(60)).arg("-f").arg(on)).unwrap();
 }
 
 fn config(directory: &Path) -> PoolConfig {
