@@ -56,8 +56,9 @@ impl Node {
         };
         stager.check_flags()?;
         let (view, staged) = publisher.find_staged()?;
-        let in_use = staged.as_ref().and(view.connected.as_ref());
-        check_granted(&volume, &identity, in_use, request.context.as_ref())?;
+        if staged.is_some() {
+            check_granted(&volume, &identity, view.connected.as_ref(), request.context.as_ref())?;
+        }
         if publisher.is_published(&view)? {
             self.forget(guard, id);
             return Ok(());

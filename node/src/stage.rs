@@ -78,9 +78,11 @@ impl<'a> Stager<'a> {
     pub(crate) fn find(&self) -> Result<Option<Staged>> {
         let id = &self.volume.id;
         let view = View::read(self.node, self.connector, id)?;
-        // A connection that nothing is mounted from is either the right one or is replaced.
-        let in_use = if view.places().is_empty() { None } else { view.connected.as_ref() };
-        check_granted(self.volume, self.identity, in_use, self.context)?;
+        // Without mounts the connector decides: it replaces what is connected of an earlier grant, and takes over the
+        // grant of an earlier life of this node, which no orchestrator asks for again after a reboot.
+        if !view.places().is_empty() {
+            check_granted(self.volume, self.identity, view.connected.as_ref(), self.context)?;
+        }
         let VolumeKind::FileSystem(fs) = self.volume.kind else {
             // Nothing is mounted at the staging path, and connecting finds a connection that is there.
             return Ok(None);

@@ -115,7 +115,7 @@ fn a_reboot_takes_all_mounts_and_begins_a_new_life() {
     lab.host.reboot();
     lab.restart().unwrap();
     assert_ne!(lab.service.identity().unwrap().incarnation, earlier.incarnation);
-    refused(lab.stage(&volume, STAGING), ErrorKind::Held, "incarnation");
+    refused(lab.stage(&volume, STAGING), ErrorKind::Held, "holds it");
     let context = Some(lab.attach(&volume.id, "n1", false).unwrap());
     lab.stage(&Volume { context, ..volume }, STAGING).unwrap();
     assert_eq!(lab.read("/staging/a/file"), "kept");

@@ -5,6 +5,7 @@ mod fenced;
 mod file_system;
 mod lifecycle;
 mod paths;
+mod real;
 mod wire;
 
 use crate::expand::ExpandRequest;
