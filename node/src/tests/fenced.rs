@@ -8,7 +8,7 @@ fn nothing_is_staged_without_a_grant() {
     let lab = Lab::new();
     let id = lab.create("v", EXT4, Parameters::default());
     let volume = Volume { id: id.clone(), context: None, capability: capability(EXT4), is_read_only: false };
-    refused(lab.stage(&volume, STAGING), ErrorKind::Held, "not attached");
+    refused(lab.stage(&volume, STAGING), ErrorKind::Held, "publish it to this node first");
     let context = lab.attach(&id, "n1", false).unwrap();
     for epoch in [Epoch(0), context.epoch.next(), Epoch(u64::MAX)] {
         let forged = Volume { context: Some(AttachContext::new(epoch)), ..volume.clone() };

@@ -7,6 +7,8 @@ use crate::stage::StageRequest;
 use crate::{NodeConfig, NodeService};
 use conformance::scratch::ScratchPool;
 use host::{Effects, Host, LinuxHost};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use pool::{Pool, PoolConfig};
 use rpc::{Metrics, Profile, Runtime, Trace};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, set_hook, take_hook};
@@ -43,6 +45,7 @@ struct Real {
 
 impl Real {
     fn new(fs: FsType) -> Result<Self, String> {
+        private_mounts().map_err(|errno| format!("no mount namespace of its own: {errno}"))?;
         let scratch = ScratchPool::new(fs, 4 << 30)?;
         for directory in ["state", "staging", "targets"] {
             std::fs::create_dir(scratch.path().join(directory)).unwrap();
@@ -142,6 +145,12 @@ impl Real {
         lines.sort();
         lines
     }
+}
+
+/// Other tests on this machine make mount namespaces too, and each would have a copy of our mounts for a while.
+fn private_mounts() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
 }
 
 /// A test that failed leaves mounts, which would keep the scratch file system busy.
