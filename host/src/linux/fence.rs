@@ -99,18 +99,17 @@ pub(super) fn set_limit(
 ) -> Result<()> {
     let failed = |errno| os::error(format!("limiting {} to {limit} bytes", device.path.display()), errno);
     let mut info = sys::loops::status(opened).map_err(failed)?;
-    if info.size_limit == limit {
-        // Fenced before; the kernel drains only for a change.
-        info.size_limit = limit + 512;
-        sys::loops::set_status(opened, &info).map_err(failed)?;
-    }
-    info.size_limit = limit;
-    loop {
-        match sys::loops::set_status(opened, &info) {
-            Ok(()) => break,
-            // Pages of the device were dirtied while the kernel dropped them.
-            Err(Errno::EAGAIN | Errno::EINTR) if Instant::now() < ends => std::thread::sleep(LOOK_EVERY),
-            Err(errno) => return Err(failed(errno)),
+    // Fenced before: the kernel drains only for a change.
+    let detour = (info.size_limit == limit).then_some(limit + 512);
+    for step in detour.into_iter().chain([limit]) {
+        info.size_limit = step;
+        loop {
+            match sys::loops::set_status(opened, &info) {
+                Ok(()) => break,
+                // Pages of the device were dirtied while the kernel dropped them.
+                Err(Errno::EAGAIN | Errno::EINTR) if Instant::now() < ends => std::thread::sleep(LOOK_EVERY),
+                Err(errno) => return Err(failed(errno)),
+            }
         }
     }
     effects.done("limit-loop");

@@ -33,11 +33,14 @@ pub(super) fn attach(effects: &Effects, request: &LoopRequest<'_>) -> Result<Loo
     verify_image(&image, request)?;
     let device = configure_free(effects, &image, request)?;
     let opened = open(&device, OFlag::O_RDONLY)?;
-    let attached = match loops::status(&opened) {
-        Ok(info) => describe(&device, &opened, &info)?,
-        Err(errno) => return Err(os::error(format!("reading back {}", device.display()), errno)),
-    };
-    Ok(attached)
+    let info = loops::status(&opened).map_err(|errno| os::error(format!("reading back {}", device.display()), errno))?;
+    if info.flags & LO_FLAGS_DIRECT_IO == 0 {
+        tracing::warn!(
+            image = %request.image.display(),
+            "the pool's file system has no direct I/O: the volume's pages are cached twice and it is slower"
+        );
+    }
+    describe(&device, &opened, &info)
 }
 
 /// All that are configured. A loop without a node in /dev is an error: who looks for every loop of an image must not
