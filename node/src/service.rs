@@ -14,7 +14,7 @@ use rpc::{Call, Profile, Rpc, Runtime, Trace, parse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
-use volume::{Parameters, Result, VolumeGuard, VolumeId};
+use volume::{Error, Parameters, Result, VolumeGuard, VolumeId};
 
 type Reply<T> = std::result::Result<Response<T>, Status>;
 
@@ -112,7 +112,7 @@ impl csi::node_server::Node for Service {
         let wire = request.into_inner();
         self.runtime.received(Rpc::NodeGetVolumeStats, &wire);
         let call = self.call(Rpc::NodeGetVolumeStats, &wire.volume_id);
-        let parsed = place("volume_path", &wire.volume_id, &wire.volume_path);
+        let parsed = looked_for("volume_path", &wire.volume_id, &wire.volume_path);
         // A lock of its own: statistics hold no mount up, and when a device hangs they do not pile up either.
         let key = |(id, _): &Place| format!("{id}/stats");
         let work =
@@ -182,6 +182,15 @@ fn place(field: &str, volume_id: &str, path: &str) -> Result<Place> {
     Ok((VolumeId::parse(volume_id)?, path))
 }
 
+/// Where a call looks for a volume that is there already: at a path that none can have there is none (CSI 1.13,
+/// NodeGetVolumeStats and NodeExpandVolume: NOT_FOUND is also for a volume that is not at `volume_path`).
+fn looked_for(field: &str, volume_id: &str, path: &str) -> Result<Place> {
+    parse::required(&[("volume_id", volume_id), (field, path)])?;
+    let absent = |error: Error| Error::not_found(format!("the volume is not there: {}", error.chain()));
+    let path = NodePath::parse(field, path).map_err(absent)?;
+    Ok((VolumeId::parse(volume_id)?, path))
+}
+
 /// What NodeUnpublishVolume and NodeUnstageVolume take away.
 struct GivenBack {
     /// `None`: an id that this driver cannot have made. Nothing of it can be here, and Swarm and Nomad repeat the call
@@ -225,7 +234,7 @@ fn expand_request(wire: &csi::NodeExpandVolumeRequest) -> Result<ExpandRequest> 
     let size = parse::size(wire.capacity_range.as_ref())?;
     let capability = wire.volume_capability.as_ref().map(|one| parse::capability(Some(one))).transpose()?;
     let staging_target_path = NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?;
-    let (volume, volume_path) = place(field, &wire.volume_id, path)?;
+    let (volume, volume_path) = looked_for(field, &wire.volume_id, path)?;
     Ok(ExpandRequest { volume, volume_path, staging_target_path, size, capability })
 }
 

@@ -22,7 +22,11 @@ impl Connector for Pool {
 
     fn volume(&self, id: &VolumeId) -> Result<Volume> {
         self.check_reachable()?;
-        self.find(id)?.ok_or_else(|| no_volume(id))
+        // Not as it is listed: a record that cannot be read says nothing of the volume's kind.
+        match RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str())? {
+            Some(state) if !state.record().deleting => Ok(self.to_volume(state.dir(), state.record())),
+            _ => Err(no_volume(id)),
+        }
     }
 
     fn connect(&self, guard: &VolumeGuard, request: &ConnectRequest<'_>) -> Result<Connected> {
