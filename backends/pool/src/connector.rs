@@ -40,7 +40,12 @@ impl Connector for Pool {
         if !self.sees_all_loops() {
             self.note_connected(request, true)?;
         }
-        let (device, is_new) = self.attach_image(&granted.state, held, image, request.read_only)?;
+        let attached = self.attach_image(&granted.state, held, image, request.read_only);
+        let (device, is_new) = match attached {
+            Ok(attached) => attached,
+            // A fence may have moved the image away: then that is what to say.
+            Err(error) => return Err(self.granted(request).err().unwrap_or(error)),
+        };
         let again = self.granted(request).and_then(|again| match &again.device {
             Some((held_now, image_now)) if held_now.epoch == held.epoch && image_now == image => Ok(()),
             _ => Err(refused(request, "it was fenced or moved while it was connected".to_owned())),

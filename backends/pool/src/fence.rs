@@ -22,6 +22,8 @@ use volume::{
 const AT_ONCE: usize = 8;
 /// Another fencer that is faster ends this one's work; this many others in a row are none.
 const MAX_ROUNDS: u32 = 16;
+/// Two that limit one loop at the same time disturb each other.
+const MAX_COLLISIONS: u32 = 16;
 
 impl Fence for Pool {
     fn fence(&self, node: &NodeId, actor: &str, how: FenceHow) -> Result<FenceReport> {
@@ -112,7 +114,11 @@ impl Pool {
                 return Ok(None);
             };
             let record = state.record().clone();
-            let Some(held) = holding(&record, node).cloned() else { return Ok(None) };
+            let Some(held) = holding(&record, node).cloned() else {
+                // A fence that somebody built on before it was seen to be won is not tidied up after yet.
+                self.settle_logged(&state);
+                return Ok(None);
+            };
             if let Some(proof) = &held.proof {
                 state.dir().sync()?;
                 self.settle_logged(&state);
@@ -120,7 +126,12 @@ impl Pool {
             }
             let (method, forks) = self.method(&record, how)?;
             let evidence = self.cut_off(state.dir(), &record, held.epoch)?;
-            let fork = if forks { Some(self.fork(state.dir(), &record)?) } else { None };
+            let fork = match forks.then(|| self.fork(state.dir(), &record)).transpose() {
+                Ok(fork) => fork,
+                // Another fencer was faster, and the image has another name already.
+                Err(_) if !state.is_latest()? => continue,
+                Err(error) => return Err(error),
+            };
             let proof = FenceProof {
                 method,
                 actor: actor.to_owned(),
@@ -178,6 +189,7 @@ impl Pool {
         let ends = Instant::now() + Duration::from_millis(self.config.fence_deadline_ms);
         let mut done: Vec<LoopDevice> = Vec::new();
         let mut evidence = Vec::new();
+        let mut collisions = 0;
         loop {
             let mut loops = self.loops_of_image(dir, image)?;
             loops.retain(|device| is_not_newer(record, device, epoch));
@@ -194,11 +206,21 @@ impl Pool {
                         format!("new devices of volume {} kept appearing while it was fenced; retry", record.id),
                     ));
                 }
-                if let Some(fenced) = self.host.fence_loop(&device, left)? {
-                    let how = if fenced.froze { "frozen and limited" } else { "limited twice" };
-                    let path = device.path.display();
-                    evidence.push(format!("{path} ({}) {how} to {} bytes", device.label, fenced.size_limit_bytes));
-                    done.push(device);
+                match self.host.fence_loop(&device, left) {
+                    Ok(Some(fenced)) => {
+                        let how = if fenced.froze { "frozen and limited" } else { "limited twice" };
+                        let path = device.path.display();
+                        evidence.push(format!("{path} ({}) {how} to {} bytes", device.label, fenced.size_limit_bytes));
+                        done.push(device);
+                    }
+                    Ok(None) => {}
+                    // Another fencer set its own limit between this one's and the reading back; neither has a proof yet.
+                    Err(error) if error.kind() == ErrorKind::Internal && collisions < MAX_COLLISIONS => {
+                        collisions += 1;
+                        let (random, ..) = uuid::Uuid::new_v4().as_fields();
+                        std::thread::sleep(Duration::from_millis(u64::from(random % 100)));
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }

@@ -199,6 +199,11 @@ impl<T: Record> RecordDir<T> {
         &self.dir
     }
 
+    /// Whether this is still the state that counts.
+    pub(crate) fn is_latest(&self) -> Result<bool> {
+        Ok(highest(&self.dir)? == Some(self.generation) && in_place(&self.parent, &self.name, &self.dir)?)
+    }
+
     fn prune(&self) -> Result<()> {
         for name in self.dir.names_at_once()? {
             if generation_of(&name).is_some_and(|old| old.saturating_add(KEEP) <= self.generation) {
