@@ -21,6 +21,7 @@ pub struct ScratchPool {
 impl ScratchPool {
     /// `Err` is the reason why this machine cannot have one: no privilege, no loop devices, no mkfs.
     pub fn new(fs: FsType, size_bytes: u64) -> Result<Self, String> {
+        own_namespace().map_err(|errno| format!("needs a mount namespace of its own: {errno}"))?;
         let directory = std::env::temp_dir().join(format!("hawser-test-{}", Uuid::new_v4().simple()));
         let mut scratch =
             Self { host: LinuxHost::new(Effects::default()), mount: directory.join("mnt"), directory, device: None };
@@ -83,8 +84,15 @@ impl Drop for ScratchPool {
     }
 }
 
-/// Other tests start programs, and between fork(2) and execve(2) those have this process' descriptors too; and a mount
-/// namespace that was made meanwhile has its mounts.
+/// For this test's thread and those it starts: a process elsewhere that copies its mount namespace (a container that
+/// starts) would else keep our file systems in use after we unmounted them.
+fn own_namespace() -> nix::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+}
+
+/// Other tests start programs, and between fork(2) and execve(2) those have this process' descriptors too.
 fn patiently(done: impl Fn() -> volume::Result<()>) -> volume::Result<()> {
     let begun = Instant::now();
     loop {

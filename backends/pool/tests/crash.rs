@@ -1,5 +1,6 @@
 //! Every operation of the pool is ended after each of its effects; the pool is opened again, as after a restart, and the
 //! operation repeated: the end is the same as without the crash, and nothing is left over.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // The helpers below are no test functions.
 
 use conformance::scratch::ScratchPool;
 use host::{Effects, LinuxHost};

@@ -1,4 +1,5 @@
 //! Pools that are damaged, full, foreign, or gone: what is refused and how it is said, and that nothing else suffers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // The helpers below are no test functions.
 
 use conformance::backend::refused;
 use conformance::scratch::ScratchPool;

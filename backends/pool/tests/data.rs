@@ -1,5 +1,6 @@
 //! What is in the images: snapshots and clones of mounted file systems hold what was written, mount beside their source,
 //! and stay as they were.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // The helpers below are no test functions.
 
 use conformance::scratch::ScratchPool;
 use host::{Effects, Host, LinuxHost, LoopDevice, LoopRequest, MountRequest, Probe};
