@@ -24,9 +24,7 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     report.test("damage-image-truncated", || truncated(hawser));
     report.test("damage-image-replaced", || replaced(hawser));
     report.test("damage-record-corrupt", || record(hawser, &corrupt, &[Code::DataLoss], ""));
-    report.test("damage-record-newer", || {
-        record(hawser, &newer, &[Code::FailedPrecondition, Code::DataLoss, Code::InvalidArgument], "newer")
-    });
+    report.test("damage-record-newer", || record(hawser, &newer, &[Code::FailedPrecondition], "newer"));
     report.test("damage-pool-full-thick", || full_of_thick(hawser));
     report.test("damage-pool-full-copy-on-write", || full_of_copies(hawser));
     report.test("damage-pool-disappears", || disappears(hawser));
@@ -158,8 +156,10 @@ fn corrupt(text: &str) -> String {
     text.chars().take(text.len() / 2).collect()
 }
 
+/// Whole, but of a format that no driver has yet.
 fn newer(text: &str) -> String {
-    text.replacen("\"format\":1", "\"format\":99", 1)
+    let body = text.lines().next().unwrap_or_default().replacen("\"format\":1", "\"format\":99", 1);
+    format!("{body}\n{{\"crc32c\":{}}}\n", crc32c::crc32c(body.as_bytes()))
 }
 
 fn full_of_thick(hawser: &Path) -> Result<()> {
@@ -180,11 +180,24 @@ fn full_of_thick(hawser: &Path) -> Result<()> {
     patient.server.client.call(&large.delete())?;
     // What did not fit left nothing behind, so the space is there again.
     large.name = "third".to_owned();
-    patient.server.client.call(&thick(&large)).context(|| "after space was freed".to_owned())?;
+    created_in_the_end(&patient, &thick(&large)).context(|| "after space was freed".to_owned())?;
     patient.server.client.call(&large.delete())?;
     patient.give_back()?;
     patient.server.client.call(&patient.subject.delete())?;
     patient.lab.ensure_clean()
+}
+
+/// xfs gives the blocks of deleted files back in the background.
+fn created_in_the_end(patient: &Patient, call: &crate::client::Call) -> Result<()> {
+    for _ in 0..100 {
+        match patient.server.client.call(call) {
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            answer => return answer.map(drop).map_err(Into::into),
+        }
+    }
+    Err("the space did not come back within 5 s".into())
 }
 
 /// Thin volumes and snapshots share blocks, so overwriting can run out of space: the writer gets an error, and when

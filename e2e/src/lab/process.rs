@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) backend: &'static str,
     /// For `HAWSER_TEST_EFFECT`.
     pub(crate) effect: Option<String>,
+    /// More settings, as `HAWSER_*` variables.
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
 }
 
 /// A running `hawser serve`. Killed when dropped.
@@ -31,11 +33,23 @@ pub(crate) struct Hawser {
 
 impl Options {
     pub(crate) fn node(name: &str) -> Self {
-        Self { node: name.to_owned(), profile: "kubernetes", mode: "all", backend: "pool", effect: None }
+        Self {
+            node: name.to_owned(),
+            profile: "kubernetes",
+            mode: "all",
+            backend: "pool",
+            effect: None,
+            settings: Vec::new(),
+        }
     }
 
     pub(crate) fn effect(mut self, effect: impl Into<String>) -> Self {
         self.effect = Some(effect.into());
+        self
+    }
+
+    pub(crate) fn set(mut self, variable: &'static str, value: &'static str) -> Self {
+        self.settings.push((variable, value));
         self
     }
 }
@@ -99,6 +113,7 @@ impl Lab {
         if options.backend == "pool" {
             command.env("HAWSER_BACKEND_DIRECTORY", self.pool()).env("HAWSER_BACKEND_SCOPE", "shared");
         }
+        command.envs(options.settings.iter().copied());
         command
     }
 }

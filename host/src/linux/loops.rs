@@ -33,7 +33,8 @@ pub(super) fn attach(effects: &Effects, request: &LoopRequest<'_>) -> Result<Loo
     verify_image(&image, request)?;
     let device = configure_free(effects, &image, request)?;
     let opened = open(&device, OFlag::O_RDONLY)?;
-    let info = loops::status(&opened).map_err(|errno| os::error(format!("reading back {}", device.display()), errno))?;
+    let info =
+        loops::status(&opened).map_err(|errno| os::error(format!("reading back {}", device.display()), errno))?;
     if info.flags & LO_FLAGS_DIRECT_IO == 0 {
         tracing::warn!(
             image = %request.image.display(),
@@ -56,17 +57,28 @@ pub(super) fn list() -> Result<Vec<LoopDevice>> {
     numbers.sort_unstable();
     let mut found = Vec::with_capacity(numbers.len());
     for number in numbers {
-        let path = node(number);
+        found.extend(look_at(number)?);
+    }
+    Ok(found)
+}
+
+/// `None` when it is not configured any more.
+fn look_at(number: u32) -> Result<Option<LoopDevice>> {
+    let path = node(number);
+    let started = Instant::now();
+    loop {
         let described = open(&path, OFlag::O_RDONLY).and_then(|device| Ok((status(&device, &path)?, device)));
         match described {
-            Ok((Some(info), device)) => found.push(describe(&path, &device, &info)?),
-            Ok((None, _)) => {}
-            // It went away while we looked.
-            Err(_) if !is_configured(number) => {}
+            Ok((Some(info), device)) => return describe(&path, &device, &info).map(Some),
+            Ok((None, _)) => return Ok(None),
+            Err(_) if !is_configured(number) => return Ok(None),
+            // Being detached it cannot be opened (ENXIO) and is still listed, for a moment.
+            Err(error) if error.kind() == ErrorKind::Unavailable && started.elapsed() < DETACH_WAIT => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(found)
 }
 
 pub(super) fn detach(effects: &Effects, device: &LoopDevice) -> Result<()> {
