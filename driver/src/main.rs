@@ -1,1 +1,117 @@
-fn main() {}
+//! The binary `hawser`: the only place that reads argv, environment, configuration and signals.
+#![forbid(unsafe_code)]
+#![allow(unreachable_pub, reason = "a binary has no outside; its modules say what they offer each other")]
+
+mod cli;
+mod commands;
+mod config;
+mod demo;
+mod effects;
+mod gauges;
+mod http;
+mod logging;
+mod output;
+mod process;
+mod serve;
+mod storage;
+mod units;
+mod workload;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command, Global, NodeCommand, OrphanCommand};
+use config::{Config, ConfigError, Setting};
+use output::Output;
+use serde_json::json;
+use std::process::ExitCode;
+use storage::Storage;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output { json: cli.global.json };
+    match run(cli, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Work(error)) => {
+            output.print_error(&error.kind().to_string(), &error.chain());
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(error)) => {
+            output.print_error("configuration", &error.0);
+            ExitCode::from(2)
+        }
+    }
+}
+
+enum Failure {
+    /// It was asked for rightly and did not work: exit code 1.
+    Work(volume::Error),
+    /// It was asked for wrongly: exit code 2, as clap's own refusals.
+    Usage(ConfigError),
+}
+
+/// No thread starts before the command is chosen: mount namespaces are entered by single-threaded processes.
+fn run(cli: Cli, output: Output) -> Result<(), Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Serve(args) => {
+            if let Some(parent) = args.die_with_parent {
+                process::die_with_parent(parent)?;
+            }
+            if args.private_mounts {
+                process::private_mounts()?;
+            }
+            let config = load(&global, args.settings())?;
+            logging::start(config.log_format, &config.log_level)?;
+            Ok(serve::serve(&config, effects::from_environment()?)?)
+        }
+        Command::Workload(command) => Ok(workload::run(command, output)?),
+        Command::Demo(args) => Ok(demo::run(&args, output)?),
+        Command::Version => {
+            print_version(output);
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hawser", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Volume(command) => Ok(commands::volume_command(&open(&global)?, output, command)?),
+        Command::Snapshot(command) => Ok(commands::snapshot_command(&open(&global)?, output, command)?),
+        Command::Orphan(OrphanCommand::Ls) => Ok(commands::orphans(&open(&global)?, output)?),
+        Command::Orphan(OrphanCommand::Rm { volume }) => {
+            Ok(commands::remove_orphans(&open(&global)?, output, volume.as_deref())?)
+        }
+        Command::Node(NodeCommand::Ls) => Ok(commands::nodes(&open(&global)?, output)?),
+        Command::Fence(args) => Ok(commands::fence(&open(&global)?, output, &args)?),
+        Command::Unfence { node } => Ok(commands::unfence(&open(&global)?, output, &node)?),
+    }
+}
+
+fn load(global: &Global, flags: Vec<Setting>) -> Result<Config, ConfigError> {
+    Config::load(global.config.as_deref(), std::env::vars(), global.settings(flags))
+}
+
+/// The configured storage, for a command: it logs warnings and errors alone unless told otherwise.
+fn open(global: &Global) -> Result<Storage, Failure> {
+    let config = load(global, Vec::new())?;
+    logging::start(config.log_format, global.log_level.as_deref().unwrap_or("warn"))?;
+    Ok(Storage::open_for_commands(&config, effects::from_environment()?)?)
+}
+
+fn print_version(output: Output) {
+    let version = env!("CARGO_PKG_VERSION");
+    output.print(
+        &json!({"name": identity::NAME, "version": version, "csi": "1.13.0"}),
+        &format!("hawser {version} ({}, CSI 1.13.0)", identity::NAME),
+    );
+}
+
+impl From<volume::Error> for Failure {
+    fn from(error: volume::Error) -> Self {
+        Self::Work(error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error)
+    }
+}

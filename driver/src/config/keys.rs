@@ -1,0 +1,245 @@
+//! Every key, its type and what it takes. The lists of known keys are what errors suggest from.
+
+use super::{ConfigError, Setting};
+use pool::Scope;
+use rpc::Profile;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use volume::{BackendName, NodeId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    Controller,
+    Node,
+    #[default]
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Where `/healthz`, `/readyz` and `/metrics` are served. Plain HTTP, so it never leaves the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Listen {
+    #[default]
+    Off,
+    Loopback(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    Pool,
+    Memory,
+}
+
+/// One `[[backend]]`. What is `None` is left to the backend's own default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendConfig {
+    pub name: BackendName,
+    pub kind: BackendKind,
+    pub directory: PathBuf,
+    pub scope: Option<Scope>,
+    pub max_volumes_per_node: Option<u64>,
+    pub orphan_keep_s: Option<u64>,
+    pub allow_fork_only_fence: bool,
+    /// Size of an xfs image to keep the pool in, where the directory's file system has no reflink.
+    pub image_bytes: Option<u64>,
+    /// Kept free for records, forks and copy-on-write.
+    pub reserve_bytes: Option<u64>,
+}
+
+/// What has been set so far.
+#[derive(Debug, Default)]
+pub struct Raw {
+    pub node_id: Option<NodeId>,
+    pub mode: Option<Mode>,
+    pub profile: Option<Profile>,
+    pub endpoint: Option<String>,
+    pub state_dir: Option<PathBuf>,
+    pub metrics_listen: Option<Listen>,
+    pub log_format: Option<LogFormat>,
+    pub log_level: Option<String>,
+    pub rpc_deadline_s: Option<u64>,
+    pub kubelet_registration_dir: Option<PathBuf>,
+    pub backends: Vec<BackendConfig>,
+}
+
+pub const TOP_KEYS: [&str; 11] = [
+    "backend",
+    "endpoint",
+    "kubelet_registration_dir",
+    "log_format",
+    "log_level",
+    "metrics_listen",
+    "mode",
+    "node_id",
+    "profile",
+    "rpc_deadline_s",
+    "state_dir",
+];
+pub const BACKEND_KEYS: [&str; 9] = [
+    "allow_fork_only_fence",
+    "directory",
+    "image_bytes",
+    "max_volumes_per_node",
+    "name",
+    "orphan_keep_s",
+    "reserve_bytes",
+    "scope",
+    "type",
+];
+
+impl Raw {
+    /// Takes one setting. A key `backend.X` goes to the first backend, which is made if there is none.
+    pub fn apply(&mut self, setting: &Setting) -> Result<(), ConfigError> {
+        if let Some(key) = setting.key.strip_prefix("backend.") {
+            if self.backends.is_empty() {
+                self.backends.push(BackendConfig::new()?);
+            }
+            return self.apply_backend(0, key, setting);
+        }
+        let value = setting.value.as_str();
+        let at = |expected: String| wrong_value(setting, &expected);
+        match setting.key.as_str() {
+            "node_id" => self.node_id = Some(NodeId::parse(value).map_err(|error| at(error.to_string()))?),
+            "mode" => {
+                self.mode = Some(
+                    one_of(value, &[("controller", Mode::Controller), ("node", Mode::Node), ("all", Mode::All)])
+                        .map_err(at)?,
+                );
+            }
+            "profile" => {
+                let known = Profile::ALL.map(|profile| (profile.as_str(), profile));
+                self.profile = Some(one_of(value, &known).map_err(at)?);
+            }
+            "endpoint" => self.endpoint = Some(not_empty(value).map_err(at)?),
+            "state_dir" => self.state_dir = Some(absolute(value).map_err(at)?),
+            "metrics_listen" => self.metrics_listen = Some(listen(value).map_err(at)?),
+            "log_format" => {
+                self.log_format =
+                    Some(one_of(value, &[("text", LogFormat::Text), ("json", LogFormat::Json)]).map_err(at)?);
+            }
+            "log_level" => self.log_level = Some(log_level(value).map_err(at)?),
+            "rpc_deadline_s" => self.rpc_deadline_s = Some(number(value, 1, 3600).map_err(at)?),
+            "kubelet_registration_dir" => self.kubelet_registration_dir = Some(absolute(value).map_err(at)?),
+            unknown => return Err(unknown_key(setting, unknown, &TOP_KEYS)),
+        }
+        Ok(())
+    }
+
+    pub fn apply_backend(&mut self, index: usize, key: &str, setting: &Setting) -> Result<(), ConfigError> {
+        let Some(backend) = self.backends.get_mut(index) else {
+            return Err(ConfigError(format!("{}: there is no backend number {index}", setting.origin)));
+        };
+        let value = setting.value.as_str();
+        let at = |expected: String| wrong_value(setting, &expected);
+        match key {
+            "name" => backend.name = BackendName::parse(value).map_err(|error| at(error.to_string()))?,
+            "type" => {
+                let known = [("pool", BackendKind::Pool), ("memory", BackendKind::Memory)];
+                backend.kind = one_of(value, &known).map_err(at)?;
+            }
+            "directory" => backend.directory = absolute(value).map_err(at)?,
+            "scope" => {
+                let known = [("local", Scope::Local), ("shared", Scope::Shared)];
+                backend.scope = Some(one_of(value, &known).map_err(at)?);
+            }
+            "max_volumes_per_node" => backend.max_volumes_per_node = Some(number(value, 1, 1 << 20).map_err(at)?),
+            "orphan_keep_s" => backend.orphan_keep_s = Some(number(value, 0, u64::MAX / 1000).map_err(at)?),
+            "allow_fork_only_fence" => {
+                backend.allow_fork_only_fence = one_of(value, &[("true", true), ("false", false)]).map_err(at)?;
+            }
+            "image_bytes" => backend.image_bytes = Some(crate::units::parse_size(value).map_err(at)?),
+            "reserve_bytes" => backend.reserve_bytes = Some(crate::units::parse_size(value).map_err(at)?),
+            unknown => return Err(unknown_key(setting, unknown, &BACKEND_KEYS)),
+        }
+        Ok(())
+    }
+}
+
+impl BackendConfig {
+    /// What a `[[backend]]` without any key means, and what is served without one.
+    pub fn new() -> Result<Self, ConfigError> {
+        Ok(Self {
+            name: BackendName::parse("pool").map_err(|error| ConfigError(error.to_string()))?,
+            kind: BackendKind::Pool,
+            directory: PathBuf::from("/var/lib/hawser/pool"),
+            scope: None,
+            max_volumes_per_node: None,
+            orphan_keep_s: None,
+            allow_fork_only_fence: false,
+            image_bytes: None,
+            reserve_bytes: None,
+        })
+    }
+}
+
+/// The error for a key that nobody knows, with the one that was probably meant.
+pub fn unknown_key(setting: &Setting, key: &str, known: &[&str]) -> ConfigError {
+    let nearest = known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), *candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3));
+    let hint = match nearest {
+        Some((_, candidate)) => format!("did you mean {candidate:?}?"),
+        None => format!("the known ones are {}", known.join(", ")),
+    };
+    ConfigError(format!("{}: unknown key {key:?}; {hint}", setting.origin))
+}
+
+fn wrong_value(setting: &Setting, expected: &str) -> ConfigError {
+    ConfigError(format!("{}: {} is {:?}; {expected}", setting.origin, setting.key, setting.value))
+}
+
+fn one_of<T: Copy>(value: &str, known: &[(&str, T)]) -> Result<T, String> {
+    known.iter().find(|(name, _)| *name == value).map(|(_, found)| *found).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        format!("it takes one of {}", names.join(", "))
+    })
+}
+
+fn not_empty(value: &str) -> Result<String, String> {
+    if value.is_empty() { Err("it must not be empty".to_owned()) } else { Ok(value.to_owned()) }
+}
+
+fn absolute(value: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(value);
+    if path.is_absolute() { Ok(path) } else { Err("it takes an absolute path".to_owned()) }
+}
+
+fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
+    value
+        .parse()
+        .ok()
+        .filter(|n| (low..=high).contains(n))
+        .ok_or_else(|| format!("it takes a whole number from {low} to {high}"))
+}
+
+fn log_level(value: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(value) {
+        Ok(_) if !value.is_empty() => Ok(value.to_owned()),
+        _ => Err("it takes error, warn, info, debug, trace or a filter such as info,pool=debug".to_owned()),
+    }
+}
+
+fn listen(value: &str) -> Result<Listen, String> {
+    if value == "off" {
+        return Ok(Listen::Off);
+    }
+    if let Some(path) = value.strip_prefix("unix://") {
+        return absolute(path).map(Listen::Unix);
+    }
+    match value.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(Listen::Loopback(address)),
+        Ok(_) => Err("it is served without encryption, so it takes a loopback address such as 127.0.0.1:9808, or \
+                      unix:///a/path, or off"
+            .to_owned()),
+        Err(_) => Err("it takes a loopback address such as 127.0.0.1:9808, unix:///a/path, or off".to_owned()),
+    }
+}

@@ -1,0 +1,121 @@
+//! Where settings come from: the TOML file and the environment.
+
+use super::keys::{BACKEND_KEYS, Raw, TOP_KEYS, unknown_key};
+use super::{BackendConfig, ConfigError, DEFAULT_FILE, Setting};
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Variables with our prefix that are not settings: they are read elsewhere (HAWSER_CACHE by `cargo xtask`).
+const OTHER_VARIABLES: [&str; 3] = ["HAWSER_CACHE", "HAWSER_CONFIG", "HAWSER_TEST_EFFECT"];
+
+/// The file given, which must be there, or the default one, which need not.
+pub fn read_file(given: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigError> {
+    let path = given.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some((path.to_owned(), text))),
+        Err(error) if error.kind() == ErrorKind::NotFound && given.is_none() => Ok(None),
+        Err(error) => Err(ConfigError(format!("cannot read the configuration {}: {error}", path.display()))),
+    }
+}
+
+pub fn apply_file(raw: &mut Raw, path: &Path, text: &str) -> Result<(), ConfigError> {
+    let file = File { path, text };
+    let table = DeTable::parse(text).map_err(|error| {
+        let message = error.message().trim_end().replace('\n', ", ");
+        ConfigError(format!("{}: {message}", file.place(error.span().unwrap_or(0..0))))
+    })?;
+    for (key, value) in table.get_ref() {
+        match key.get_ref().as_ref() {
+            "backend" => file.apply_backends(raw, value)?,
+            _ => raw.apply(&file.setting(key.get_ref(), key.span(), value)?)?,
+        }
+    }
+    Ok(())
+}
+
+/// `HAWSER_NODE_ID=a` sets `node_id`, `HAWSER_BACKEND_DIRECTORY=/x` the first backend's `directory`. `CSI_ENDPOINT`, which
+/// orchestrators set, counts less than `HAWSER_ENDPOINT`.
+pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> Result<Vec<Setting>, ConfigError> {
+    let mut settings = Vec::new();
+    for (name, value) in variables {
+        let origin = format!("environment variable {name}");
+        if name == "CSI_ENDPOINT" {
+            settings.push(Setting { key: "endpoint".to_owned(), value, origin });
+            continue;
+        }
+        let Some(rest) = name.strip_prefix("HAWSER_") else { continue };
+        if OTHER_VARIABLES.contains(&name.as_str()) || is_service_link(&name) {
+            continue;
+        }
+        let lower = rest.to_ascii_lowercase();
+        let key = match lower.strip_prefix("backend_") {
+            Some(key) => format!("backend.{key}"),
+            None => lower,
+        };
+        settings.push(Setting { key, value, origin });
+    }
+    // Stable order: CSI_ENDPOINT sorts first, so that HAWSER_ENDPOINT overrides it.
+    settings.sort_by(|a, b| a.origin.cmp(&b.origin));
+    Ok(settings)
+}
+
+/// Kubernetes sets `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT…`, `<NAME>_PORT…` in every pod for each Service; no key of ours
+/// looks like one.
+fn is_service_link(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+}
+
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn apply_backends(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        let Some(entries) = value.get_ref().as_array() else {
+            return Err(ConfigError(format!("{}: backends are written as [[backend]]", self.place(value.span()))));
+        };
+        for entry in entries.iter() {
+            let Some(table) = entry.get_ref().as_table() else {
+                return Err(ConfigError(format!("{}: backends are written as [[backend]]", self.place(entry.span()))));
+            };
+            raw.backends.push(BackendConfig::new()?);
+            let index = raw.backends.len() - 1;
+            for (key, value) in table {
+                let setting = self.setting(key.get_ref(), key.span(), value)?;
+                raw.apply_backend(index, key.get_ref(), &setting)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn setting(&self, key: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) -> Result<Setting, ConfigError> {
+        let origin = self.place(at);
+        let value = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.as_str().replace('_', ""),
+            DeValue::Boolean(truth) => truth.to_string(),
+            DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                let setting = Setting { key: key.to_owned(), value: String::new(), origin };
+                return Err(if TOP_KEYS.contains(&key) || BACKEND_KEYS.contains(&key) {
+                    ConfigError(format!("{}: {key} takes one string, whole number or truth value", setting.origin))
+                } else {
+                    unknown_key(&setting, key, &TOP_KEYS)
+                });
+            }
+        };
+        Ok(Setting { key: key.to_owned(), value, origin })
+    }
+
+    /// `file:line` of a span.
+    fn place(&self, span: Range<usize>) -> String {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        format!("{}:{}", self.path.display(), before.matches('\n').count() + 1)
+    }
+}

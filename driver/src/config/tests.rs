@@ -1,0 +1,145 @@
+use super::*;
+use std::io::Write;
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    load_with(text, &[], vec![])
+}
+
+fn load_with(text: &str, environment: &[(&str, &str)], flags: Vec<Setting>) -> Result<Config, ConfigError> {
+    let mut file = tempfile::Builder::new().prefix("conf").suffix(".toml").tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::load(Some(file.path()), environment, flags)
+}
+
+fn refusal(text: &str) -> String {
+    let message = load(text).unwrap_err().0;
+    match message.split_once(".toml") {
+        Some((_, rest)) => rest.to_owned(),
+        None => message,
+    }
+}
+
+#[test]
+fn nothing_given_serves_the_default_pool() {
+    let config = load("").unwrap();
+    assert_eq!(config.mode, Mode::All);
+    assert_eq!(config.endpoint, "unix:///run/hawser/csi.sock");
+    assert_eq!(config.metrics_listen, Listen::Off);
+    assert_eq!(config.backends, vec![BackendConfig::new().unwrap()]);
+    assert_eq!(config.backends[0].directory, Path::new("/var/lib/hawser/pool"));
+}
+
+#[test]
+fn every_key() {
+    let config = load(
+        r#"
+        node_id = "n1"
+        mode = "node"
+        profile = "swarm"
+        endpoint = "unix:///x.sock"
+        state_dir = "/s"
+        metrics_listen = "127.0.0.1:9808"
+        log_format = "json"
+        log_level = "info,pool=debug"
+        rpc_deadline_s = 12
+        kubelet_registration_dir = "/var/lib/kubelet/plugins_registry"
+
+        [[backend]]
+        name = "fast"
+        type = "pool"
+        directory = "/fast"
+        scope = "shared"
+        max_volumes_per_node = 7
+        orphan_keep_s = 86_400
+        allow_fork_only_fence = true
+        image_bytes = "10GiB"
+        reserve_bytes = "1GiB"
+
+        [[backend]]
+        name = "slow"
+        directory = "/slow"
+        image_bytes = 1073741824
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.rpc_deadline, Duration::from_secs(12));
+    let [fast, slow] = &config.backends[..] else { panic!("two backends") };
+    assert_eq!((fast.scope, fast.max_volumes_per_node), (Some(pool::Scope::Shared), Some(7)));
+    assert_eq!(
+        (fast.orphan_keep_s, fast.image_bytes, fast.reserve_bytes),
+        (Some(86_400), Some(10 << 30), Some(1 << 30))
+    );
+    assert!(fast.allow_fork_only_fence && !slow.allow_fork_only_fence);
+    assert_eq!(slow.image_bytes, Some(1 << 30));
+}
+
+#[test]
+fn a_wrong_key_names_its_line_and_the_nearest() {
+    assert_eq!(refusal("mode = \"all\"\nendpont = \"x\"\n"), ":2: unknown key \"endpont\"; did you mean \"endpoint\"?");
+    assert_eq!(
+        refusal("\n[[backend]]\nname = \"a\"\ndirectroy = \"/x\""),
+        ":4: unknown key \"directroy\"; did you mean \"directory\"?"
+    );
+    assert!(refusal("zzzzzz = 1").starts_with(":1: unknown key \"zzzzzz\"; the known ones are backend, endpoint,"));
+    assert_eq!(refusal("[backends]\nname = \"a\""), ":1: unknown key \"backends\"; did you mean \"backend\"?");
+}
+
+#[test]
+fn a_wrong_value_names_its_line_and_what_it_takes() {
+    assert_eq!(refusal("\n\nmode = \"nod\""), ":3: mode is \"nod\"; it takes one of controller, node, all");
+    assert_eq!(refusal("state_dir = \"here\""), ":1: state_dir is \"here\"; it takes an absolute path");
+    assert!(refusal("rpc_deadline_s = -1").contains("from 1 to 3600"));
+    assert!(refusal("metrics_listen = \"0.0.0.0:9808\"").contains("loopback"));
+    assert!(refusal("mode = [\"node\"]").starts_with(":1: mode takes one string"));
+    assert!(refusal("[[backend]]\nimage_bytes = \"big\"").starts_with(":2: image_bytes is \"big\""));
+    assert!(refusal("backend = 3").contains("[[backend]]"));
+    assert!(refusal("mode = \"all\"\nmode = \"all\"").starts_with(":2: "));
+    assert!(refusal("mode = ").starts_with(":1: "));
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_flags_override_both() {
+    let flag = |value: &str| {
+        vec![Setting { key: "mode".to_owned(), value: value.to_owned(), origin: "flag --mode".to_owned() }]
+    };
+    let file = "mode = \"controller\"\nendpoint = \"unix:///file\"";
+    let environment =
+        [("HAWSER_MODE", "node"), ("HAWSER_ENDPOINT", "unix:///own"), ("CSI_ENDPOINT", "unix:///csi"), ("HOME", "/")];
+    let config = load_with(file, &environment, vec![]).unwrap();
+    assert_eq!((config.mode, config.endpoint.as_str()), (Mode::Node, "unix:///own"));
+    let config = load_with(file, &environment[2..], flag("all")).unwrap();
+    assert_eq!((config.mode, config.endpoint.as_str()), (Mode::All, "unix:///csi"));
+    let config = load_with("", &[("HAWSER_BACKEND_TYPE", "memory")], vec![]).unwrap();
+    assert_eq!(config.backends[0].kind, BackendKind::Memory);
+    let wrong = load_with("", &[("HAWSER_MODUS", "x")], vec![]).unwrap_err().0;
+    assert_eq!(wrong, "environment variable HAWSER_MODUS: unknown key \"modus\"; did you mean \"mode\"?");
+    assert_eq!(
+        load_with("", &[], flag("x")).unwrap_err().0,
+        "flag --mode: mode is \"x\"; it takes one of controller, node, all"
+    );
+}
+
+#[test]
+fn variables_that_are_no_settings_do_no_harm() {
+    let links = [
+        ("HAWSER_SERVICE_HOST", "10.0.0.1"),
+        ("HAWSER_PORT", "tcp://10.0.0.1:80"),
+        ("HAWSER_CONTROLLER_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("HAWSER_TEST_EFFECT", "kill:1"),
+        ("HAWSER_CONFIG", "/x"),
+    ];
+    assert!(load_with("", &links, vec![]).is_ok());
+}
+
+#[test]
+fn backends_that_cannot_stand_together() {
+    assert!(refusal("[[backend]]\nname = \"a\"\n[[backend]]\nname = \"a\"").contains("name \"a\""));
+    assert!(refusal("[[backend]]\ntype = \"memory\"\n[[backend]]\nname = \"b\"").contains("memory"));
+}
+
+#[test]
+fn a_missing_file_is_an_error_only_when_it_was_asked_for() {
+    let error = Config::load(Some(Path::new("/nonexistent/hawser.toml")), [], vec![]).unwrap_err();
+    assert!(error.0.contains("/nonexistent/hawser.toml"), "{error}");
+}

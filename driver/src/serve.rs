@@ -1,0 +1,239 @@
+//! `hawser serve`: puts the services together, makes this node known, serves, and stops without taking mounts along.
+
+use crate::config::{Config, Mode};
+use crate::gauges::Gauges;
+use crate::http::{self, Pages};
+use crate::storage::Storage;
+use controller::{ControllerService, GroupControllerService, SnapshotMetadataService};
+use csi_proto::csi::controller_server::ControllerServer;
+use csi_proto::csi::group_controller_server::GroupControllerServer;
+use csi_proto::csi::identity_server::IdentityServer;
+use csi_proto::csi::snapshot_metadata_server::SnapshotMetadataServer;
+use csi_proto::registration::registration_server::RegistrationServer;
+use host::Effects;
+use identity::{IdentityService, Plugin, Readiness, RegistrationService};
+use node::{NodeConfig, NodeService};
+use rpc::{Incoming, Metrics, Runtime, SocketFile};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use volume::{Backend, Error, LockTable, Result};
+
+/// How long calls that are under way may take to end when the process is asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How soon a node that was fenced while it was frozen or cut off notices.
+const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Blocks until SIGTERM or SIGINT.
+pub fn serve(config: &Config, effects: Effects) -> Result<()> {
+    let endpoint = rpc::parse_endpoint(&config.endpoint)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("cannot start the runtime", error))?;
+    let served = runtime.block_on(run(config, effects, &endpoint));
+    // Work that hangs on a device cannot be waited for; its retry finds what it did.
+    runtime.shutdown_background();
+    served
+}
+
+async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
+    let (stop, stopping) = watch::channel(false);
+    let asked = crate::process::termination().map_err(|error| Error::io("cannot wait for signals", error))?;
+    tokio::spawn(async move {
+        asked.await;
+        // Nobody listens any more: it is ending already.
+        let _ = stop.send(true);
+    });
+    let storage = Arc::new(Storage::open(config, effects.clone())?);
+    let metrics = Metrics::new();
+    let runtime = Runtime::new(metrics.clone(), config.rpc_deadline);
+    let node = match config.mode {
+        Mode::Controller => None,
+        Mode::Node | Mode::All => Some(node_service(config, &storage, effects, &runtime)?),
+    };
+    let readiness = readiness(&storage, node.clone());
+    let gauges = Gauges::new(Arc::clone(&storage), &metrics);
+    let pages = Pages { readiness: readiness.clone(), metrics, gauges };
+    let _pages_socket = http::start(&config.metrics_listen, pages).await?;
+
+    if let Some(node) = &node
+        && !make_known(node, stopping.clone()).await?
+    {
+        return Ok(());
+    }
+    let router = router(config, &storage, node.as_ref(), readiness, &runtime)?;
+    let (incoming, socket) = rpc::bind(endpoint).await?;
+    let registration = match (&config.kubelet_registration_dir, &node) {
+        (Some(directory), Some(_)) => Some(register_with_kubelet(directory, endpoint, stopping.clone()).await?),
+        _ => None,
+    };
+    tracing::info!(
+        node = %config.node_id,
+        mode = ?config.mode,
+        profile = %config.profile,
+        endpoint = %endpoint.display(),
+        "serving"
+    );
+    until_stopped(router, incoming, stopping).await?;
+    drop(registration);
+    let running = runtime.drain(STOP_LIMIT).await;
+    if running > 0 {
+        tracing::warn!(running, "stopping while calls are running; their retries find what they did");
+    }
+    drop(socket);
+    tracing::info!("stopped; what is mounted stays mounted");
+    Ok(())
+}
+
+fn node_service(config: &Config, storage: &Storage, effects: Effects, runtime: &Runtime) -> Result<NodeService> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state_dir)
+        .map_err(|error| Error::io(format!("cannot make the state directory {}", config.state_dir.display()), error))?;
+    let connectors = storage.entries.iter().map(|e| (e.backend.name().clone(), Arc::clone(&e.connector))).collect();
+    NodeService::new(NodeConfig {
+        node_id: config.node_id.clone(),
+        connectors,
+        host: Arc::clone(&storage.host),
+        locks: LockTable::default(),
+        profile: config.profile,
+        state_dir: config.state_dir.clone(),
+        effects,
+        runtime: runtime.clone(),
+        step_deadline: config.rpc_deadline,
+    })
+}
+
+/// Ready: every backend answers, and the node is registered and not fenced.
+fn readiness(storage: &Arc<Storage>, node: Option<NodeService>) -> Readiness {
+    let storage = Arc::clone(storage);
+    let check = move || {
+        for backend in storage.backends() {
+            backend.check()?;
+        }
+        node.as_ref().map_or(Ok(()), NodeService::ready)
+    };
+    Readiness::new(Arc::new(check), Readiness::DEFAULT_DEADLINE)
+}
+
+/// Registers until it succeeds, reconciles, and from then on registers again and again. Nothing is served before, so no
+/// call meets what a crash left half done. False when it was asked to stop meanwhile.
+async fn make_known(node: &NodeService, mut stopping: watch::Receiver<bool>) -> Result<bool> {
+    let mut last = String::new();
+    loop {
+        let one = node.clone();
+        match blocking(move || one.register()).await {
+            Ok(()) => break,
+            Err(error) => {
+                let chain = error.chain();
+                if chain != last {
+                    tracing::error!(error = chain, "this node cannot be registered; trying again");
+                    last = chain;
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REGISTER_INTERVAL) => {}
+            _ = stopping.wait_for(|stop| *stop) => return Ok(false),
+        }
+    }
+    let one = node.clone();
+    let reconciled = blocking(move || one.reconcile()).await?;
+    for done in &reconciled.done {
+        tracing::info!(done, "reconciled");
+    }
+    for leftover in &reconciled.leftovers {
+        tracing::warn!(leftover, "left as it is");
+    }
+    tokio::spawn(register_again(node.clone(), stopping));
+    Ok(true)
+}
+
+async fn register_again(node: NodeService, mut stopping: watch::Receiver<bool>) {
+    let mut last = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(REGISTER_INTERVAL) => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+        let one = node.clone();
+        let failure = blocking(move || one.register()).await.err().map(|error| error.chain());
+        if failure != last {
+            match &failure {
+                Some(error) => tracing::error!(error, "this node cannot be registered; trying again"),
+                None => tracing::info!("this node is registered again"),
+            }
+            last = failure;
+        }
+    }
+}
+
+fn router(
+    config: &Config,
+    storage: &Storage,
+    node: Option<&NodeService>,
+    readiness: Readiness,
+    runtime: &Runtime,
+) -> Result<Router> {
+    let backends: Vec<Arc<dyn Backend>> = storage.entries.iter().map(|entry| Arc::clone(&entry.backend)).collect();
+    // A node service alone has its controller elsewhere, under the same name.
+    let plugin = Plugin::of(config.profile, true, &backends);
+    let identity = IdentityServer::new(IdentityService::new(plugin, readiness, runtime.clone()));
+    let mut router = Server::builder().add_service(identity);
+    if config.mode != Mode::Node {
+        let controller = ControllerService::new(backends, config.profile, runtime.clone())?;
+        router = router
+            .add_service(ControllerServer::new(controller))
+            .add_service(GroupControllerServer::new(GroupControllerService::new(runtime.clone())))
+            .add_service(SnapshotMetadataServer::new(SnapshotMetadataService::new(runtime.clone())));
+    }
+    Ok(router.add_optional_service(node.map(NodeService::server)))
+}
+
+/// The socket that kubelet finds in its `plugins_registry`.
+async fn register_with_kubelet(
+    directory: &Path,
+    endpoint: &Path,
+    stopping: watch::Receiver<bool>,
+) -> Result<SocketFile> {
+    let path = directory.join(format!("{}-reg.sock", identity::NAME));
+    let (incoming, socket) = rpc::bind(&path).await?;
+    let router = Server::builder().add_service(RegistrationServer::new(RegistrationService::new(endpoint)));
+    tokio::spawn(async move {
+        if let Err(error) = until_stopped(router, incoming, stopping).await {
+            tracing::error!(error = error.chain(), "the registration socket failed");
+        }
+    });
+    Ok(socket)
+}
+
+/// Serves until it is asked to stop, then gives calls that are under way some time to answer.
+async fn until_stopped(router: Router, incoming: Incoming, mut stopping: watch::Receiver<bool>) -> Result<()> {
+    let mut limit = stopping.clone();
+    let asked = async move { drop(stopping.wait_for(|stop| *stop).await) };
+    let serving = pin!(router.serve_with_incoming_shutdown(incoming, asked));
+    let late = async move {
+        drop(limit.wait_for(|stop| *stop).await);
+        tokio::time::sleep(STOP_LIMIT).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| {
+            Error::with_source(volume::ErrorKind::Internal, "the gRPC server failed", error)
+        }),
+        () = late => Ok(()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let ran: Result<Result<T>, _> = tokio::task::spawn_blocking(work).await;
+    ran.unwrap_or_else(|failed| Err(Error::internal(format!("a task of the driver failed: {failed}"))))
+}

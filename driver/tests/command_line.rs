@@ -1,0 +1,110 @@
+//! The binary from outside: exit codes, where errors go, and what a person sees.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, and it runs the binary")]
+
+use std::process::{Command, Output};
+
+fn hawser(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
+    command.args(arguments);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HAWSER_") || name == "CSI_ENDPOINT") {
+        command.env_remove(name);
+    }
+    command.output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A configuration with a pool in a temporary directory; commands on it need no loop devices.
+fn pool() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("hawser.toml");
+    let text = format!("[[backend]]\ndirectory = {:?}\n", dir.path().join("pool").display().to_string());
+    std::fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    (dir, config)
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for arguments in [&["nonsense"][..], &["volume", "create", "x", "--size", "ten"], &["fence"], &[]] {
+        assert_eq!(hawser(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    let output = hawser(&["volume", "create", "x", "--size", "ten"]);
+    assert!(stderr(&output).contains("10GiB"), "{}", stderr(&output));
+}
+
+#[test]
+fn wrong_configuration_is_exit_code_2_and_names_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hawser.toml");
+    std::fs::write(&file, "mode = \"all\"\nprofil = \"nomad\"\n").unwrap();
+    let file = file.display().to_string();
+    let output = hawser(&["--config", &file, "volume", "ls"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), format!("hawser: {file}:2: unknown key \"profil\"; did you mean \"profile\"?\n"));
+    let output = hawser(&["--json", "--set", "mode=some", "volume", "ls"]);
+    assert_eq!(output.status.code(), Some(2));
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "configuration");
+    let output = hawser(&["--set", "backend.type=memory", "volume", "ls"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("memory"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_volume_from_creation_to_removal() {
+    let (_dir, config) = pool();
+    let run = |arguments: &[&str]| {
+        let output = hawser(&[&["--config", &config, "--json"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(run(&["volume", "ls"]), serde_json::json!([]));
+    let made = run(&["volume", "create", "db [0]", "--size", "64MiB", "--directory"]);
+    assert_eq!((&made["kind"], &made["name"]), (&"directory".into(), &"db [0]".into()));
+    assert_eq!(run(&["volume", "create", "db [0]", "--size", "64MiB", "--directory"])["id"], made["id"]);
+    assert_eq!(run(&["volume", "inspect", "db [0]"])["id"], made["id"]);
+    assert_eq!(run(&["volume", "inspect", made["id"].as_str().unwrap()])["orphans"], serde_json::json!([]));
+    assert_eq!(run(&["volume", "ls"]).as_array().unwrap().len(), 1);
+    assert_eq!(run(&["volume", "rm", "db [0]"])["deleted"], made["id"]);
+    assert_eq!(run(&["volume", "rm", "db [0]"])["deleted"], serde_json::Value::Null);
+    assert_eq!(run(&["node", "ls"]), serde_json::json!([]));
+    assert_eq!(run(&["orphan", "ls"]), serde_json::json!([]));
+    assert_eq!(run(&["snapshot", "ls"]), serde_json::json!([]));
+}
+
+#[test]
+fn what_does_not_work_is_exit_code_1_and_says_what_to_do() {
+    let (_dir, config) = pool();
+    for (arguments, says) in [
+        (&["volume", "inspect", "nothing"][..], "hawser volume ls"),
+        (&["volume", "expand", "nothing", "1G"], "hawser volume ls"),
+        (&["volume", "restore", "nothing", "x"], "hawser snapshot ls"),
+        (&["volume", "create", "x", "--size", "64MiB", "-p", "fstype=xfs"], "fsType"),
+        (&["fence", "nobody"], "hawser node ls"),
+        (&["unfence", "nobody"], "hawser node ls"),
+        (&["fence", "no/body"], "node id"),
+    ] {
+        let output = hawser(&[&["--config", &config], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", stdout(&output));
+        assert!(stderr(&output).contains(says), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn version_and_completions() {
+    assert!(stdout(&hawser(&["version"])).contains("CSI 1.13.0"));
+    let version: serde_json::Value = serde_json::from_slice(&hawser(&["version", "--json"]).stdout).unwrap();
+    assert_eq!(version["name"], "csi.hawser.dev");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(stdout(&hawser(&["completions", shell])).contains("hawser"), "{shell}");
+    }
+}
