@@ -84,13 +84,14 @@ impl NodeService {
 
     /// Makes this node known to every backend, and when it was fenced takes away all it had and begins a new life.
     /// Blocks. To be called before serving and then every second or so: a thawed node must notice that it was fenced.
-    /// After an error it is not [`NodeService::ready`], unless a backend was merely away; call again.
+    /// An error is to be logged and tried again; [`NodeService::ready`] says whether the node can serve meanwhile, as
+    /// when one of several backends is away.
     pub fn register(&self) -> Result<()> {
         self.node.register()
     }
 
-    /// Finishes or undoes what an earlier process had begun. Blocks; once, after the first [`NodeService::register`]
-    /// that succeeded and before serving.
+    /// Finishes or undoes what an earlier process had begun. Blocks. To be called once, when the node is first
+    /// [`NodeService::ready`].
     pub fn reconcile(&self) -> Result<Reconciled> {
         self.node.reconcile()
     }

@@ -8,7 +8,6 @@ use crate::observe::View;
 use crate::target::is_same_place;
 use crate::threads::with_deadline;
 use journal::{Entry, Intent, Operation};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use volume::{Connected, ErrorKind, NodeIdentity, Result, VolumeId, VolumeKind};
@@ -47,17 +46,16 @@ enum Step {
 }
 
 impl Node {
-    /// To be called after [`Node::register`] and before anything is served. A volume that hangs keeps its lock, is
-    /// reported, and holds nobody else up.
+    /// To be called after [`Node::register`]; calls may be served meanwhile, for each volume is looked at under its lock.
+    /// A volume that hangs keeps its lock, is reported, and holds nobody else up.
     pub(crate) fn reconcile(self: &Arc<Self>) -> Result<Reconciled> {
         let identity = self.identity()?;
         let mut report = Reconciled::default();
-        let mut intents: BTreeMap<VolumeId, Option<Intent>> =
-            self.everything_of(&identity)?.into_iter().map(|id| (id, None)).collect();
+        let mut volumes = self.everything_of(&identity)?;
         for entry in self.journal.entries()? {
             match entry {
                 Entry::Intent(intent) => {
-                    intents.insert(intent.volume.clone(), Some(intent));
+                    volumes.insert(intent.volume);
                 }
                 Entry::Unreadable { path, reason } => report.leftovers.push(format!(
                     "journal entry {} is kept, it cannot be read: {}",
@@ -66,14 +64,14 @@ impl Node {
                 )),
             }
         }
-        let workers: Vec<_> = intents
+        let workers: Vec<_> = volumes
             .into_iter()
-            .map(|(id, intent)| {
+            .map(|id| {
                 let (node, identity, what) = (self.clone(), identity.clone(), id.to_string());
                 let work = move || {
                     with_deadline(node.step_deadline, &what, {
                         let (node, id) = (node.clone(), id.clone());
-                        move || node.reconcile_volume(&id, intent, &identity)
+                        move || node.reconcile_volume(&id, &identity)
                     })
                     .map_err(|error| format!("volume {id}: {}", error.chain()))
                 };
@@ -93,7 +91,7 @@ impl Node {
         Ok(report)
     }
 
-    fn reconcile_volume(&self, id: &VolumeId, intent: Option<Intent>, identity: &NodeIdentity) -> Result<Reconciled> {
+    fn reconcile_volume(&self, id: &VolumeId, identity: &NodeIdentity) -> Result<Reconciled> {
         let guard = self.locks.try_lock([id.as_str()])?;
         let connector = self.connector(id)?;
         let view = View::read(self, connector, id)?;
@@ -103,7 +101,8 @@ impl Node {
             Err(error) => return Err(error),
         };
         let found = Found {
-            intent,
+            // Under the lock: a call that came in meanwhile has settled its note.
+            intent: self.journal.find(id)?,
             kind: volume.as_ref().map(|volume| volume.kind),
             is_granted: volume
                 .is_some_and(|volume| check_granted(&volume, identity, view.connected.as_ref(), None).is_ok()),

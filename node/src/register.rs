@@ -66,23 +66,39 @@ impl Node {
     }
 
     fn register_as(self: &Arc<Self>, identity: NodeIdentity) -> Result<()> {
-        if self.is_fenced_anywhere(&identity)? {
+        let (is_fenced, failures) = self.ask_all(&identity);
+        if is_fenced {
             tracing::warn!(node = %self.id, "this node was fenced: it takes away all it had before it goes on");
             return self.come_back(identity);
         }
-        *self.life() = Life::Live(identity);
-        Ok(())
+        let is_known = failures.len() < self.connectors.len();
+        if is_known {
+            // A backend that is away keeps its own volumes from being used, since each use reads its record, and no others.
+            *self.life() = Life::Live(identity);
+        }
+        failures.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// All backends are asked even when one says so: each has to know this life.
-    fn is_fenced_anywhere(self: &Arc<Self>, identity: &NodeIdentity) -> Result<bool> {
-        let mut is_fenced = false;
+    /// Registers with every backend: whether one says that this life is fenced, and which could not be asked.
+    fn ask_all(self: &Arc<Self>, identity: &NodeIdentity) -> (bool, Vec<Error>) {
+        let (mut is_fenced, mut failures) = (false, Vec::new());
         for (name, connector) in &self.connectors {
-            let (connector, identity) = (connector.clone(), identity.clone());
             let what = format!("registering with backend {name}");
-            is_fenced |= with_deadline(self.step_deadline, &what, move || connector.register(&identity))?.is_fenced();
+            // A thread that hangs keeps the lock, so there is never more than one a backend.
+            let asked = self.locks.try_lock([what.as_str()]).and_then(|guard| {
+                let (connector, identity) = (connector.clone(), identity.clone());
+                let work = move || {
+                    let _guard = guard;
+                    connector.register(&identity)
+                };
+                with_deadline(self.step_deadline, &what, work)
+            });
+            match asked {
+                Ok(record) => is_fenced |= record.is_fenced(),
+                Err(error) => failures.push(error.context(what)),
+            }
         }
-        Ok(is_fenced)
+        (is_fenced, failures)
     }
 
     fn come_back(self: &Arc<Self>, identity: NodeIdentity) -> Result<()> {
@@ -95,7 +111,13 @@ impl Node {
         }
         let next = NodeIdentity { incarnation: Incarnation::new_random(), boot_id: self.host.boot_id()?, ..identity };
         record::replace(&self.state, FILE, &next)?;
-        if self.is_fenced_anywhere(&next)? {
+        let (is_fenced, failures) = self.ask_all(&next);
+        if let Some(error) = failures.into_iter().next() {
+            // The new life is in the file; the next try begins with it.
+            *self.life() = Life::Starting(error.chain());
+            return Err(error);
+        }
+        if is_fenced {
             return Err(Error::new(ErrorKind::Held, "the new life of this node was fenced at once; retrying"));
         }
         tracing::info!(node = %self.id, incarnation = %next.incarnation, "this node came back clean after a fence");

@@ -144,3 +144,27 @@ fn what_cannot_be_read_in_the_journal_is_reported() {
     assert!(report.done.is_empty() && report.leftovers.len() == 1, "{report:?}");
     assert!(note.exists());
 }
+
+#[test]
+fn a_volume_that_hangs_is_reported_and_keeps_its_lock() {
+    let lab = Lab::new();
+    let volume = lab.attached("v", EXT4);
+    lab.stage(&volume, STAGING).unwrap();
+    let note = journal::Intent {
+        staging_target_path: Some(STAGING.into()),
+        ..journal::Intent::new(&volume.id, journal::Operation::Unstage, volume::Epoch(1))
+    };
+    lab.node().journal.begin(&lock(&volume.id), &note).unwrap();
+    let config = config(&lab.host, &lab.backend, lab.state.path(), lab.profile, "n1");
+    let impatient = NodeService::new(NodeConfig { step_deadline: Duration::from_millis(100), ..config }).unwrap();
+    impatient.register().unwrap();
+    lab.host.hang_after(0);
+    let report = impatient.reconcile().unwrap();
+    assert!(report.leftovers.iter().any(|line| line.contains("is not done after")), "{report:?}");
+    assert!(impatient.node.locks.try_lock([volume.id.as_str()]).is_err());
+    lab.host.release();
+    while impatient.node.locks.try_lock([volume.id.as_str()]).is_err() {
+        std::thread::yield_now();
+    }
+    assert!(lab.host.loops().unwrap().is_empty(), "it was finished then");
+}

@@ -69,3 +69,65 @@ fn two_nodes_of_one_machine_keep_their_hands_off_each_other() {
     assert_eq!(lab.host.loops().unwrap().len(), 1);
     lab.publish(&volume, STAGING, TARGET).unwrap();
 }
+
+/// A backend that cannot be reached at all.
+struct Away;
+
+impl Connector for Away {
+    fn register(&self, _: &volume::NodeIdentity) -> Result<volume::NodeRecord> {
+        Err(Error::new(ErrorKind::Unavailable, "the pool is away"))
+    }
+    fn volume(&self, _: &VolumeId) -> Result<volume::Volume> {
+        Err(Error::new(ErrorKind::Unavailable, "the pool is away"))
+    }
+    fn connect(&self, _: &VolumeGuard, _: &volume::ConnectRequest<'_>) -> Result<volume::Connected> {
+        Err(Error::new(ErrorKind::Unavailable, "the pool is away"))
+    }
+    fn disconnect(&self, _: &VolumeGuard, _: &VolumeId, _: &volume::NodeIdentity) -> Result<()> {
+        Err(Error::new(ErrorKind::Unavailable, "the pool is away"))
+    }
+    fn observe(&self, _: &VolumeId) -> Result<Option<volume::Connected>> {
+        Ok(None)
+    }
+    fn observe_all(&self) -> Result<Vec<(VolumeId, volume::Connected)>> {
+        Ok(Vec::new())
+    }
+    fn refresh_size(&self, _: &VolumeGuard, _: &VolumeId) -> Result<u64> {
+        Err(Error::new(ErrorKind::Unavailable, "the pool is away"))
+    }
+    fn mark_staged(&self, _: &VolumeGuard, _: &VolumeId) -> Result<()> {
+        Err(Error::new(ErrorKind::Unavailable, "the pool is away"))
+    }
+    fn max_volumes(&self) -> Option<u64> {
+        None
+    }
+    fn topology(&self) -> Result<volume::Segments> {
+        Ok(volume::Segments::default())
+    }
+}
+
+#[test]
+fn a_backend_that_is_away_holds_no_other_up() {
+    let lab = Lab::new();
+    let volume = lab.attached("v", EXT4);
+    let with =
+        |connectors| NodeConfig { connectors, ..config(&lab.host, &lab.backend, lab.state.path(), lab.profile, "n1") };
+    let away = || (BackendName::parse("away").unwrap(), Arc::new(Away) as Arc<dyn Connector>);
+    let here = || (lab.backend.name().clone(), Arc::new(lab.backend.connector()) as Arc<dyn Connector>);
+
+    let alone = NodeService::new(with(vec![away()])).unwrap();
+    refused(alone.register(), ErrorKind::Unavailable, "away");
+    refused(alone.ready(), ErrorKind::Unavailable, "away");
+
+    let both = NodeService::new(with(vec![away(), here()])).unwrap();
+    refused(both.register(), ErrorKind::Unavailable, "registering with backend away");
+    both.ready().unwrap();
+    let request = StageRequest {
+        volume: volume.id.clone(),
+        context: volume.context.clone(),
+        staging_target_path: at(STAGING),
+        capability: volume.capability.clone(),
+        parameters: None,
+    };
+    both.node.stage(&lock(&volume.id), &request, &mut Trace::new()).unwrap();
+}

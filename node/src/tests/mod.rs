@@ -201,8 +201,12 @@ impl Volume {
 }
 
 fn service(host: &Arc<FakeHost>, backend: &MemoryBackend, state: &Path, profile: Profile, node: &str) -> NodeService {
+    NodeService::new(config(host, backend, state, profile, node)).unwrap()
+}
+
+fn config(host: &Arc<FakeHost>, backend: &MemoryBackend, state: &Path, profile: Profile, node: &str) -> NodeConfig {
     let connector: Arc<dyn Connector> = Arc::new(backend.connector());
-    NodeService::new(NodeConfig {
+    NodeConfig {
         node_id: NodeId::parse(node).unwrap(),
         connectors: vec![(backend.name().clone(), connector)],
         host: host.clone(),
@@ -212,8 +216,7 @@ fn service(host: &Arc<FakeHost>, backend: &MemoryBackend, state: &Path, profile:
         effects: Effects::default(),
         runtime: Runtime::new(Metrics::new(), Duration::from_secs(10)),
         step_deadline: Duration::from_secs(10),
-    })
-    .unwrap()
+    }
 }
 
 fn capability(kind: VolumeKind) -> VolumeCapability {
