@@ -17,7 +17,6 @@ mod stats;
 mod target;
 #[cfg(test)]
 mod tests;
-mod threads;
 mod unpublish;
 mod unstage;
 
@@ -77,7 +76,7 @@ impl NodeService {
             staging_dir,
             life: Mutex::new(Life::Starting("it has only just started".to_owned())),
             registering: Mutex::new(()),
-            step_deadline: config.step_deadline,
+            step_deadline_ms: u64::try_from(config.step_deadline.as_millis()).unwrap_or(u64::MAX),
         };
         Ok(Self { node: Arc::new(node), profile: config.profile, runtime: config.runtime })
     }

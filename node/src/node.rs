@@ -8,7 +8,6 @@ use journal::{Intent, Journal};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use volume::{
     AttachContext, Connected, Connector, Error, ErrorKind, LockTable, NodeId, NodeIdentity, Result, Volume,
     VolumeGuard, VolumeId,
@@ -32,7 +31,7 @@ pub(crate) struct Node {
     /// Held by whoever changes `life` step by step.
     pub(crate) registering: Mutex<()>,
     /// For what runs outside of a call: one volume's reconciliation, one backend's registration.
-    pub(crate) step_deadline: Duration,
+    pub(crate) step_deadline_ms: u64,
 }
 
 /// Whether this node may use volumes now.

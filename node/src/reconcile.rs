@@ -6,7 +6,7 @@
 use crate::node::{Node, check_granted};
 use crate::observe::View;
 use crate::target::is_same_place;
-use crate::threads::with_deadline;
+use host::deadline;
 use journal::{Entry, Intent, Operation};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Node {
             .map(|id| {
                 let (node, identity, what) = (self.clone(), identity.clone(), id.to_string());
                 let work = move || {
-                    with_deadline(node.step_deadline, &what, {
+                    deadline::run(node.step_deadline_ms, &what, {
                         let (node, id) = (node.clone(), id.clone());
                         move || node.reconcile_volume(&id, &identity)
                     })

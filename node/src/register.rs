@@ -6,8 +6,7 @@
 
 use crate::node::{Life, Node};
 use crate::observe::{View, directory_volume};
-use crate::threads::with_deadline;
-use host::MountEntry;
+use host::{MountEntry, deadline};
 use journal::record;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -91,7 +90,7 @@ impl Node {
                     let _guard = guard;
                     connector.register(&identity)
                 };
-                with_deadline(self.step_deadline, &what, work)
+                deadline::run(self.step_deadline_ms, &what, work)
             });
             match asked {
                 Ok(record) => is_fenced |= record.is_fenced(),
@@ -134,7 +133,7 @@ impl Node {
                 let (node, own_id, own_identity) = (self.clone(), id.clone(), identity.clone());
                 let what = format!("taking volume {id} away");
                 let step = move || work(&node, &own_id, &own_identity);
-                if let Err(error) = with_deadline(self.step_deadline, &what, step) {
+                if let Err(error) = deadline::run(self.step_deadline_ms, &what, step) {
                     failures.push(format!("{id}: {}", error.chain()));
                 }
             }

@@ -160,7 +160,7 @@ fn a_volume_that_hangs_is_reported_and_keeps_its_lock() {
     impatient.register().unwrap();
     lab.host.hang_after(0);
     let report = impatient.reconcile().unwrap();
-    assert!(report.leftovers.iter().any(|line| line.contains("is not done after")), "{report:?}");
+    assert!(report.leftovers.iter().any(|line| line.contains("did not end within")), "{report:?}");
     assert!(impatient.node.locks.try_lock([volume.id.as_str()]).is_err());
     lab.host.release();
     while impatient.node.locks.try_lock([volume.id.as_str()]).is_err() {
