@@ -139,6 +139,10 @@ async fn make_known(node: &NodeService, mut stopping: watch::Receiver<bool>) -> 
                     tracing::error!(error = chain, "this node cannot be registered; trying again");
                     last = chain;
                 }
+                // One of several backends is away; the volumes of the others are served meanwhile.
+                if node.ready().is_ok() {
+                    break;
+                }
             }
         }
         tokio::select! {
