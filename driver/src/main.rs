@@ -70,18 +70,20 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
             Ok(())
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "hawser", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hawser", &mut script);
+            output.print_raw(&script);
             Ok(())
         }
-        Command::Volume(command) => Ok(commands::volume_command(&open(&global)?, output, command)?),
-        Command::Snapshot(command) => Ok(commands::snapshot_command(&open(&global)?, output, command)?),
-        Command::Orphan(OrphanCommand::Ls) => Ok(commands::orphans(&open(&global)?, output)?),
+        Command::Volume(command) => Ok(commands::volume_command(&open(&global, output)?, output, command)?),
+        Command::Snapshot(command) => Ok(commands::snapshot_command(&open(&global, output)?, output, command)?),
+        Command::Orphan(OrphanCommand::Ls) => Ok(commands::orphans(&open(&global, output)?, output)?),
         Command::Orphan(OrphanCommand::Rm { volume }) => {
-            Ok(commands::remove_orphans(&open(&global)?, output, volume.as_deref())?)
+            Ok(commands::remove_orphans(&open(&global, output)?, output, volume.as_deref())?)
         }
-        Command::Node(NodeCommand::Ls) => Ok(commands::nodes(&open(&global)?, output)?),
-        Command::Fence(args) => Ok(commands::fence(&open(&global)?, output, &args)?),
-        Command::Unfence { node } => Ok(commands::unfence(&open(&global)?, output, &node)?),
+        Command::Node(NodeCommand::Ls) => Ok(commands::nodes(&open(&global, output)?, output)?),
+        Command::Fence(args) => Ok(commands::fence(&open(&global, output)?, output, &args)?),
+        Command::Unfence { node } => Ok(commands::unfence(&open(&global, output)?, output, &node)?),
     }
 }
 
@@ -90,10 +92,12 @@ fn load(global: &Global, flags: Vec<Setting>) -> Result<Config, ConfigError> {
 }
 
 /// The configured storage, for a command: it logs warnings and errors alone unless told otherwise.
-fn open(global: &Global) -> Result<Storage, Failure> {
+fn open(global: &Global, output: Output) -> Result<Storage, Failure> {
     let config = load(global, Vec::new())?;
     logging::start(config.log_format, global.log_level.as_deref().unwrap_or("warn"))?;
-    Ok(Storage::open_for_commands(&config, effects::from_environment()?)?)
+    let effects = effects::from_environment()?;
+    // Long only when a pool image is made, or records are rebuilt.
+    Ok(output.progress("opening the storage", || Storage::open_for_commands(&config, effects))?)
 }
 
 fn print_version(output: Output) {

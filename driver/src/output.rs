@@ -21,9 +21,13 @@ impl Output {
     pub fn print(self, value: &Value, text: &str) {
         let printed = if self.json { format!("{value:#}") } else { text.trim_end().to_owned() };
         if !printed.is_empty() {
-            // A closed pipe (`hawser volume ls | head -1`) is no failure.
-            let _ = writeln!(std::io::stdout().lock(), "{printed}");
+            self.print_raw(format!("{printed}\n").as_bytes());
         }
+    }
+
+    /// A closed pipe (`hawser volume ls | head -1`) is no failure.
+    pub fn print_raw(self, bytes: &[u8]) {
+        let _ = std::io::stdout().lock().write_all(bytes);
     }
 
     /// Prints a list: a JSON array, or a table, or what to say when it is empty.
