@@ -3,6 +3,7 @@
 use super::report::Report;
 use host::LinuxHost;
 use std::fs::OpenOptions;
+use std::path::Path;
 use volume::{Error, ErrorKind, Result};
 
 /// Says what the machine is; `PermissionDenied` with everything that is missing when the demo cannot run on it.
@@ -14,6 +15,12 @@ pub fn check(report: &mut Report) -> Result<()> {
     for note in &notes {
         report.say(&format!("  note: {note}"));
     }
+    if !can_make_xfs() {
+        report.say(
+            "  note: without mkfs.xfs the pool is as its directory's file system makes it: on ext4 copies are full and raw block \
+             is not offered",
+        );
+    }
     let mut missing = Vec::new();
     if !root {
         missing.push("it must run as root (sudo): it makes mount namespaces, loop devices and mounts".to_owned());
@@ -24,4 +31,9 @@ pub fn check(report: &mut Report) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::PermissionDenied, format!("this machine cannot run the demo: {}", missing.join("; "))))
+}
+
+/// For a pool image, where the scratch directory's file system has no reflink.
+pub fn can_make_xfs() -> bool {
+    ["/usr/local/sbin", "/usr/sbin", "/sbin"].iter().any(|directory| Path::new(directory).join("mkfs.xfs").exists())
 }

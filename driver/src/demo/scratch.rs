@@ -38,10 +38,11 @@ impl Scratch {
             volumes: std::sync::Mutex::default(),
             directory,
         };
-        // The pool image is made only where the scratch directory's file system has no reflink.
+        // A pool image is made only where the scratch directory's file system has no reflink.
+        let image = if super::machine::can_make_xfs() { "image_bytes = \"4GiB\"\n" } else { "" };
         let config = format!(
             "# The configuration of the demo's processes.\nlog_level = \"info\"\n\n[[backend]]\nname = \"pool\"\ntype = \"pool\"\n\
-             directory = {:?}\nscope = \"shared\"\nimage_bytes = \"4GiB\"\n",
+             directory = {:?}\nscope = \"shared\"\n{image}",
             scratch.pool().display().to_string()
         );
         std::fs::write(scratch.config(), config).map_err(failed)?;
