@@ -339,3 +339,6 @@ fn fenced(record: &VolumeRecord, held: &Attachment, proof: &FenceProof, fork: Op
         ..record.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;
