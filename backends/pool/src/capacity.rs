@@ -74,6 +74,10 @@ impl Pool {
         ))
     }
 
+    pub(crate) fn has_room(&self) -> Result<bool> {
+        Ok(self.room()?.available > 0)
+    }
+
     /// `OutOfRange` for a volume that could never be filled.
     pub(crate) fn check_largest(&self, size: u64) -> Result<()> {
         let largest = self.room()?.largest;

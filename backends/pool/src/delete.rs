@@ -46,6 +46,9 @@ impl Pool {
         if let Err(error) = self.trash.remove_tree(&trashed) {
             tracing::warn!(error = error.chain(), name, "the trash is emptied when the pool is opened next");
         }
+        if let Err(error) = self.restore_ballast() {
+            tracing::warn!(error = error.chain(), "the ballast is made again when the pool is opened next");
+        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! all there is. When an administrator says that the machine is off, the same is done as far as it goes: it costs
 //! milliseconds, and if they err, what the node still writes lands in an orphan.
 
+use crate::ballast::with_ballast;
 use crate::loops::{is_cut_off, is_not_newer};
 use crate::model::{Former, VolumeRecord, fork_name, image_epoch, label_epoch};
 use crate::record::{RecordDir, Swap};
@@ -126,7 +127,8 @@ impl Pool {
             }
             let (method, forks) = self.method(&record, how)?;
             let evidence = self.cut_off(state.dir(), &record, held.epoch)?;
-            let fork = match forks.then(|| self.fork(state.dir(), &record)).transpose() {
+            let fork = match forks.then(|| with_ballast(&self.volumes, || self.fork(state.dir(), &record))).transpose()
+            {
                 Ok(fork) => fork,
                 // Another fencer was faster, and the image has another name already.
                 Err(_) if !state.is_latest()? => continue,

@@ -7,7 +7,7 @@
 
 use crate::Pool;
 use crate::model::{SnapshotRecord, VolumeRecord};
-use crate::record::{Record, RecordDir, is_unfinished};
+use crate::record::{Record, RecordDir, is_entry, is_unfinished};
 use host::file::{Access, Dir, is_temporary};
 use std::fs::{File, TryLockError};
 use std::os::fd::AsFd;
@@ -26,10 +26,10 @@ impl Pool {
         for name in self.trash.names()? {
             logged("emptying the trash", self.trash.remove_tree(&name));
         }
-        for name in self.volumes.names()?.iter().filter(|name| !is_unfinished(name)) {
+        for name in self.volumes.names()?.iter().filter(|name| is_entry(name)) {
             logged("finishing a deletion", self.finish::<VolumeRecord>(&self.volumes, name, |record| record.deleting));
         }
-        for name in self.snapshots.names()?.iter().filter(|name| !is_unfinished(name)) {
+        for name in self.snapshots.names()?.iter().filter(|name| is_entry(name)) {
             logged(
                 "finishing a deletion",
                 self.finish::<SnapshotRecord>(&self.snapshots, name, |record| record.deleting),

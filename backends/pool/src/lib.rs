@@ -4,6 +4,7 @@
 
 mod attach;
 mod backend;
+mod ballast;
 mod capacity;
 mod config;
 mod connector;

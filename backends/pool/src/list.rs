@@ -3,7 +3,7 @@
 use crate::Pool;
 use crate::create::DATA;
 use crate::model::VolumeRecord;
-use crate::record::{RecordDir, is_unfinished};
+use crate::record::RecordDir;
 use host::file::Dir;
 use volume::{
     Epoch, Error, ErrorKind, Page, PageRequest, Parameters, Result, Volume, VolumeId, VolumeKind, VolumeName,
@@ -37,7 +37,7 @@ impl Pool {
     /// In order.
     pub(crate) fn volume_ids(&self) -> Result<Vec<VolumeId>> {
         let names = self.volumes.names()?;
-        Ok(names.iter().filter(|name| !is_unfinished(name)).filter_map(|name| VolumeId::parse(name).ok()).collect())
+        Ok(names.iter().filter_map(|name| VolumeId::parse(name).ok()).collect())
     }
 
     pub(crate) fn to_volume(&self, dir: &Dir, record: &VolumeRecord) -> Volume {

@@ -1,7 +1,7 @@
 //! The registry of nodes: `nodes/<id>/record.*`. "Fenced" stands here before any volume of the node is touched.
 
 use crate::model::NodeRecordFile;
-use crate::record::{RecordDir, is_unfinished};
+use crate::record::{RecordDir, is_entry};
 use crate::{Pool, now_ms};
 use volume::{Error, ErrorKind, FenceHow, NodeId, NodeIdentity, NodeRecord, NodeState, Result, Segments};
 
@@ -58,7 +58,7 @@ impl Pool {
     /// In the order of ids. A damaged record hides no other: it is logged and left out.
     pub(crate) fn all_nodes(&self) -> Result<Vec<NodeRecord>> {
         let mut nodes = Vec::new();
-        for name in self.nodes.names()?.iter().filter(|name| !is_unfinished(name)) {
+        for name in self.nodes.names()?.iter().filter(|name| is_entry(name)) {
             match RecordDir::<NodeRecordFile>::find(&self.nodes, name) {
                 Ok(found) => nodes.extend(found.map(|state| state.record().0.clone())),
                 Err(error) => tracing::error!(node = %name, error = error.chain(), "a node's record cannot be read"),

@@ -5,7 +5,7 @@
 //! directory that its maker has locked.
 
 use crate::image_pool::image_pool;
-use crate::record::is_unfinished;
+use crate::record::{is_entry, is_unfinished};
 use crate::{Pool, PoolConfig, Scope};
 use host::file::{Dir, filesystem_of, get_xattr, probe_reflink, set_xattr};
 use host::{Effects, Host};
@@ -75,6 +75,7 @@ impl Pool {
         };
         pool.clean()?;
         pool.rebuild_lost()?;
+        pool.restore_ballast()?;
         Ok(pool)
     }
 
@@ -154,7 +155,7 @@ fn make(config: &PoolConfig, dir: &Dir) -> Result<PoolFile> {
     let handle = handle.map_err(|e| Error::io(format!("holding {} open", volumes.path().display()), e))?;
     let file = match get_xattr(&handle, COPY)? {
         Some(copy) => parse(dir, &copy)?,
-        None if volumes.names()?.iter().all(|name| is_unfinished(name)) => {
+        None if !volumes.names()?.iter().any(|name| is_entry(name)) => {
             PoolFile { format: POOL_FORMAT, uuid: Uuid::new_v4(), scope: config.scope, node: config.node.clone() }
         }
         None => {

@@ -18,11 +18,14 @@ use volume::{Epoch, Error, ErrorKind, Result, SnapshotId, VolumeGuard, VolumeId,
 const EPOCHS_SKIPPED: u64 = 1 << 32;
 
 impl Pool {
-    /// Makes the record of a volume again, whatever is left of the old one. The caller vouches that no node uses the
+    /// Makes the record of a volume again when it cannot be read; fine when it can. The caller vouches that no node uses the
     /// volume; what this kernel can see of that is checked.
     pub fn rebuild_volume(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
         guard.check(id.as_str())?;
         self.check_reachable()?;
+        if RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()).is_ok_and(|found| found.is_some()) {
+            return Ok(());
+        }
         let dir = self.volumes.find_child(id.as_str())?;
         let dir = dir.ok_or_else(|| Error::not_found(format!("there is no volume {id} to rebuild")))?;
         self.rebuild(&dir, id)

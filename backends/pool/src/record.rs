@@ -6,6 +6,7 @@
 //! getdents64 call, and has lost unless it sees itself on top. The highest generation is never removed, so it
 //! only grows while the directory exists; and a directory that was moved away or replaced counts for nothing.
 
+use crate::ballast::with_ballast;
 use crate::leftovers::claim;
 use host::file::{Dir, is_temporary};
 use serde::de::DeserializeOwned;
@@ -170,7 +171,8 @@ impl<T: Record> RecordDir<T> {
         let generation =
             self.generation.checked_add(1).ok_or_else(|| corrupt(&self.dir, T::WHAT, "its generations are used up"))?;
         let name = file_name(generation);
-        match self.dir.publish(&name, &encode(&next, generation)?) {
+        let bytes = encode(&next, generation)?;
+        match with_ballast(&self.parent, || self.dir.publish(&name, &bytes)) {
             Ok(true) => {}
             Ok(false) => return Ok(Swap::Lost),
             // What the kernel says of a directory that was removed under us depends on the file system.
@@ -217,6 +219,11 @@ impl<T: Record> RecordDir<T> {
 /// Whether a name is that of a directory whose making was cut short (or is under way).
 pub(crate) fn is_unfinished(name: &str) -> bool {
     name.starts_with(NEW_PREFIX) || is_temporary(name)
+}
+
+/// Whether a name in a directory of records is that of a record's directory. None starts with a dot.
+pub(crate) fn is_entry(name: &str) -> bool {
+    !name.starts_with('.')
 }
 
 pub(crate) fn is_record(name: &str) -> bool {

@@ -7,7 +7,7 @@
 use crate::delete::holder;
 use crate::image::{image_identity, length};
 use crate::model::{SnapshotRecord, VolumeRecord};
-use crate::record::{RecordDir, is_unfinished};
+use crate::record::RecordDir;
 use crate::{Pool, now_ms};
 use host::file::{Access, allocated_bytes};
 use volume::{
@@ -159,7 +159,7 @@ impl Pool {
 
     pub(crate) fn snapshot_ids(&self) -> Result<Vec<SnapshotId>> {
         let names = self.snapshots.names()?;
-        Ok(names.iter().filter(|name| !is_unfinished(name)).filter_map(|name| SnapshotId::parse(name).ok()).collect())
+        Ok(names.iter().filter_map(|name| SnapshotId::parse(name).ok()).collect())
     }
 
     /// Opens an image that holds at least what its record says.

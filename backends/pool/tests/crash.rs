@@ -81,6 +81,23 @@ fn delete_snapshot(pool: &Pool) -> Result<()> {
     pool.delete_snapshot(&lock(pool), &snapshot_id(pool))
 }
 
+/// Of every volume; and not removed, because opening the pool rebuilds what is lost.
+fn damage_records(directory: &Path) {
+    for volume in std::fs::read_dir(directory.join("volumes")).unwrap() {
+        let volume = volume.unwrap().path();
+        for entry in std::fs::read_dir(volume).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.to_str().unwrap().contains("/record.") {
+                std::fs::write(path, "damaged").unwrap();
+            }
+        }
+    }
+}
+
+fn rebuild(pool: &Pool) -> Result<()> {
+    pool.rebuild_volume(&lock(pool), &volume_id(pool, "v"))
+}
+
 const OPERATIONS: [(&str, Step, Step); 12] = [
     ("create, the first of its size", nothing, create),
     ("create", create_then_delete, create),
@@ -144,16 +161,21 @@ fn sweep(test: &str, fs: FsType) {
         Ok(scratch) => scratch,
         Err(reason) => return println!("SKIPPED: {test}: {reason}"),
     };
-    for (n, (name, prepare, operation)) in OPERATIONS.into_iter().enumerate() {
+    let untouched: fn(&Path) = |_| ();
+    let operations = OPERATIONS.into_iter().map(|(name, prepare, operation)| (name, prepare, untouched, operation));
+    let rebuild: (&str, Step, fn(&Path), Step) = ("rebuild", create, damage_records, rebuild);
+    for (n, (name, prepare, damage, operation)) in operations.chain([rebuild]).enumerate() {
         let undisturbed = scratch.path().join(format!("{n}-undisturbed"));
         let pool = open(&undisturbed, Effects::default());
         prepare(&pool).unwrap();
+        damage(&undisturbed);
         operation(&pool).unwrap();
         let expected = (state(&pool), tree(&undisturbed));
         drop(pool);
         for stop_after in 1.. {
             let directory = scratch.path().join(format!("{n}-{stop_after}"));
             prepare(&open(&directory, Effects::default())).unwrap();
+            damage(&directory);
             let crashed = run(stop_after, &directory, |armed, directory| {
                 let pool = open(directory, crash_effects(stop_after, &armed));
                 armed.store(true, Ordering::SeqCst);
@@ -256,6 +278,8 @@ fn tree(directory: &Path) -> BTreeSet<String> {
                 todo.push(path);
             } else if let Some((record, _)) = name.split_once("/record.") {
                 found.insert(format!("{record}/record"));
+            } else if name.ends_with("/.ballast") {
+                // It may or may not be there.
             } else if name == "pool.json" {
                 found.insert(name);
             } else {

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use volume::{
-    Backend, BackendName, ErrorKind, FsType, LockTable, NodeId, PageRequest, Parameters, Result, SizeRange, SnapshotId,
-    Snapshots, TopologyRequirement, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
+    AttachRequest, Backend, BackendName, ConnectRequest, Connector, ErrorKind, FenceHow, FsType, Incarnation,
+    LockTable, NodeId, NodeIdentity, PageRequest, Parameters, Result, SizeRange, SnapshotId, Snapshots,
+    TopologyRequirement, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
 };
 
 const SIZE: u64 = 64 << 20;
@@ -56,7 +57,7 @@ fn a_pool_belongs_to_its_node_and_keeps_its_scope() {
         ..config(directory.path())
     };
     let pool = open_with(local("n1")).unwrap();
-    let own = pool.topology().unwrap();
+    let own = Backend::topology(&pool).unwrap();
     assert_eq!(own[0].0.get("csi.hawser.dev/node").map(String::as_str), Some("n1"));
     open_with(local("n1")).unwrap();
     let message = refused(open_with(local("n2")).map(drop), ErrorKind::FailedPrecondition);
@@ -79,7 +80,7 @@ fn the_pools_file_is_versioned_and_survives_its_loss() {
     refused(bench.pool.check(), ErrorKind::Unavailable);
     fs::remove_file(&file).unwrap();
     let again = try_open(bench.path()).unwrap();
-    assert_eq!(again.topology().unwrap(), bench.pool.topology().unwrap(), "it has the same UUID");
+    assert_eq!(Backend::topology(&again).unwrap(), Backend::topology(&bench.pool).unwrap(), "it has the same UUID");
     assert_eq!(fs::read_to_string(&file).unwrap(), whole);
 }
 
@@ -250,6 +251,42 @@ fn a_full_pool_refuses_new_things_and_keeps_the_old() {
     }
 }
 
+/// Thin volumes took the last block: holders can still be fenced, let go, and volumes deleted.
+#[test]
+fn a_pool_without_a_single_free_block_can_be_emptied() {
+    let test = "a_pool_without_a_single_free_block_can_be_emptied";
+    for below in FsType::ALL {
+        let scratch = match ScratchPool::new(below, 1 << 30) {
+            Ok(scratch) => scratch,
+            Err(reason) => return println!("SKIPPED: {test}: {reason}"),
+        };
+        let bench = Bench::at(tempfile::tempdir_in(scratch.path()).unwrap());
+        let node = NodeIdentity {
+            id: NodeId::parse("n1").unwrap(),
+            incarnation: Incarnation::new_random(),
+            boot_id: "here".to_owned(),
+        };
+        bench.pool.register(&node).unwrap();
+        let other = &bench.other.id;
+        let request = AttachRequest { volume: other, node: &node.id, read_only: false };
+        let context = bench.pool.attach().unwrap().attach(&lock(other), &request).unwrap();
+        let request = ConnectRequest { volume: other, node: &node, read_only: false, context: Some(&context) };
+        bench.pool.connect(&lock(other), &request).unwrap();
+        fill(&fs::File::create(scratch.path().join("ballast")).unwrap(), scratch.path());
+        fill_to_the_brim(scratch.path());
+        let report = bench.pool.fence().unwrap().fence(&node.id, "test", FenceHow::Enforce).unwrap();
+        report.volumes[0].proof.as_ref().unwrap_or_else(|e| panic!("{below}: {}", e.chain()));
+        bench.pool.disconnect(&lock(other), other, &node).unwrap();
+        bench.pool.attach().unwrap().detach(&lock(other), other, Some(&node.id)).unwrap();
+        fill_to_the_brim(scratch.path());
+        for volume in [&bench.victim.id, other] {
+            let deleted = bench.pool.delete_volume(&lock(volume), volume);
+            deleted.unwrap_or_else(|e| panic!("{below}: {}", e.chain()));
+        }
+        assert_eq!(bench.pool.list_volumes(&PageRequest::default()).unwrap().entries, []);
+    }
+}
+
 #[test]
 fn a_pool_image_is_made_once_and_mounted_once() {
     let test = "a_pool_image_is_made_once_and_mounted_once";
@@ -376,6 +413,18 @@ fn fill(ballast: &fs::File, on: &Path) {
             panic!("{} with {free} bytes free", error.chain());
         }
         size += step;
+        sync(on);
+    }
+}
+
+/// Small files until not even an empty one can be made.
+fn fill_to_the_brim(on: &Path) {
+    for round in 0..2 {
+        for n in 0.. {
+            if fs::write(on.join(format!("brim-{}-{round}-{n}", std::process::id())), [7; 4096]).is_err() {
+                break;
+            }
+        }
         sync(on);
     }
 }
