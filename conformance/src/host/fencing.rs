@@ -57,6 +57,20 @@ pub fn twice(fixture: &dyn Fixture) {
     fixture.host().detach_loop(&device).unwrap();
 }
 
+/// A snapshot whose process was stopped in the middle must not hold the fence up; it is the snapshot that fails.
+pub fn frozen_by_others(fixture: &dyn Fixture) {
+    let host = fixture.host();
+    let (device, target) = (fixture.attach_new("image", FsType::Ext4), fixture.target("target"));
+    fixture.mount(&device, FsType::Ext4, &target);
+    let work = &mut || {
+        assert!(host.fence_loop(&device, 1_000).unwrap().unwrap().froze);
+        assert!(fixture.write_file(&target.join("late"), b"late").is_err());
+        Ok(())
+    };
+    refused(host.with_frozen(device.number, DEADLINE_MS, work), ErrorKind::Unavailable);
+    fixture.unmount_and_detach(&target, &device);
+}
+
 pub fn gone(fixture: &dyn Fixture) {
     let device = fixture.attach(&fixture.make_image("image", Content::Blank, SIZE), "image");
     fixture.host().detach_loop(&device).unwrap();

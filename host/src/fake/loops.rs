@@ -90,9 +90,9 @@ impl Kernel {
 
     pub(super) fn fence_loop(&mut self, device: &LoopDevice) -> Result<Option<Fenced>, Stop> {
         let Some(minor) = self.same_loop(device) else { return Ok(None) };
-        // No freeze where nothing is mounted, or somebody else keeps it frozen or shut it down: then two limits do it.
-        let stands_still = self.frozen.contains(&device.number) || self.shut_down.contains(&device.number);
-        let froze = self.is_mounted(device.number) && !stands_still;
+        // No freeze where nothing is mounted or it was shut down: then two limits do it. Somebody else's freeze serves
+        // too, and ends with the fence.
+        let froze = self.is_mounted(device.number) && !self.shut_down.contains(&device.number);
         let limits: &[u64] = if froze { &[LIMIT_BYTES] } else { &[LIMIT_BYTES, RAW_LIMIT_BYTES] };
         let mut size_limit_bytes = 0;
         for limit in limits {
@@ -102,6 +102,7 @@ impl Kernel {
                 attached.size_limit_bytes = *limit;
             }
         }
+        self.thaw(device.number);
         Ok(Some(Fenced { device: device.number, size_limit_bytes, froze }))
     }
 

@@ -2,10 +2,12 @@
 //! the image, and none that was waiting does either.
 //!
 //! One change of the limit is not enough: requests that passed the size check and wait for the queue to thaw are still
-//! carried out, one for each waiting writer. A freeze keeps writers of a file system from waiting there. Without one,
-//! the second change comes after everything that slipped through the first is done.
+//! carried out, one for each waiting writer. A freeze keeps writers of a file system from waiting there. On raw block
+//! the second change comes after everything that slipped through the first is done. A file system that writes while the
+//! limit comes may acknowledge an fsync whose metadata was refused (ext4 was seen to), so one that is mounted is frozen
+//! by all means.
 
-use super::{freeze, loops, os};
+use super::{freeze, loops, mount, os};
 use crate::{Effects, Fenced, LoopDevice, deadline, sys};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -36,7 +38,7 @@ fn fence(effects: &Effects, device: &LoopDevice, ends: Instant) -> Result<Option
         return Ok(None);
     }
     let (limit, froze) = match freeze_for_fence(device, ends)? {
-        Some(frozen) => {
+        Freeze::Ours(frozen) => {
             set_limit(effects, device, &opened, LIMIT_BYTES, ends)?;
             // Somebody who thawed it in between let writers through; then the freeze proves nothing.
             match frozen.thaw() {
@@ -44,7 +46,15 @@ fn fence(effects: &Effects, device: &LoopDevice, ends: Instant) -> Result<Option
                 Err(_) => (limit_twice(effects, device, &opened, ends)?, false),
             }
         }
-        None => (limit_twice(effects, device, &opened, ends)?, false),
+        Freeze::Theirs(root) => {
+            set_limit(effects, device, &opened, LIMIT_BYTES, ends)?;
+            // EINVAL here: it was thawed while we limited.
+            match sys::inode::thaw(&root) {
+                Ok(()) => (LIMIT_BYTES, true),
+                Err(_) => (limit_twice(effects, device, &opened, ends)?, false),
+            }
+        }
+        Freeze::None => (limit_twice(effects, device, &opened, ends)?, false),
     };
     if !is_same()? {
         return Ok(None);
@@ -53,20 +63,32 @@ fn fence(effects: &Effects, device: &LoopDevice, ends: Instant) -> Result<Option
     Ok(Some(Fenced { device: device.number, size_limit_bytes: limit, froze }))
 }
 
-/// `None` where no freeze is to be had: raw block, a mount that cannot be reached, a file system that was shut down or
-/// that somebody else keeps frozen. The two limits hold without one.
-fn freeze_for_fence(device: &LoopDevice, ends: Instant) -> Result<Option<freeze::Frozen>> {
+enum Freeze {
+    Ours(freeze::Frozen),
+    /// Somebody keeps it frozen for long: a snapshot whose process was stopped, or an administrator. It serves us as well;
+    /// their work then finds that it was thawed, and fails.
+    Theirs(OwnedFd),
+    /// Raw block, or a file system that takes no freeze because it stopped on errors or was shut down, and with it all
+    /// acknowledgements.
+    None,
+}
+
+fn freeze_for_fence(device: &LoopDevice, ends: Instant) -> Result<Freeze> {
     let give_up = Instant::now() + ends.saturating_duration_since(Instant::now()) / 2;
     loop {
-        let frozen = match freeze::find_mounted(device.number) {
-            Ok(Some(mounted)) => freeze::freeze(mounted),
-            Ok(None) => return Ok(None),
-            Err(error) => Err(error),
+        let root = match freeze::find_mounted(device.number) {
+            Ok(Some(root)) => Some(root),
+            Ok(None) | Err(_) => mount::join(device)?,
         };
-        match frozen {
-            Ok(frozen) => return Ok(Some(frozen)),
-            // A snapshot under way ends soon; a frozen snapshotter never.
-            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < give_up => {
+        let Some(root) = root else { return Ok(Freeze::None) };
+        let again = root.try_clone().map_err(|e| Error::io("copying a descriptor", e))?;
+        match freeze::freeze(root) {
+            Ok(frozen) => return Ok(Freeze::Ours(frozen)),
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                if Instant::now() > give_up {
+                    return Ok(Freeze::Theirs(again));
+                }
+                // A snapshot under way ends soon.
                 std::thread::sleep(LOOK_EVERY);
             }
             Err(error) => {
@@ -75,13 +97,13 @@ fn freeze_for_fence(device: &LoopDevice, ends: Instant) -> Result<Option<freeze:
                     error = error.chain(),
                     "fencing without a freeze: limit, wait until quiet, another limit"
                 );
-                return Ok(None);
+                return Ok(Freeze::None);
             }
         }
     }
 }
 
-pub(super) fn limit_twice(effects: &Effects, device: &LoopDevice, opened: &OwnedFd, ends: Instant) -> Result<u64> {
+fn limit_twice(effects: &Effects, device: &LoopDevice, opened: &OwnedFd, ends: Instant) -> Result<u64> {
     set_limit(effects, device, opened, LIMIT_BYTES, ends)?;
     wait_until_quiet(device, ends)?;
     set_limit(effects, device, opened, SECOND_LIMIT_BYTES, ends)?;

@@ -7,9 +7,10 @@
 
 use super::lab::Lab;
 use super::{LinuxHost, fence, loops};
-use crate::{Effects, Fenced, Host, LoopDevice, file};
+use crate::{Effects, Fenced, Host, LoopDevice, file, sys};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,85 +27,88 @@ const DEADLINE_MS: u64 = 20_000;
 
 #[test]
 fn ext4_with_1_writer() {
-    holds(Some(FsType::Ext4), 1, whole_fence);
+    holds(Kind::Fs(FsType::Ext4), 1);
 }
 
 #[test]
 fn ext4_with_32_writers() {
-    holds(Some(FsType::Ext4), 32, whole_fence);
+    holds(Kind::Fs(FsType::Ext4), 32);
 }
 
 #[test]
 fn ext4_with_128_writers() {
-    holds(Some(FsType::Ext4), 128, whole_fence);
+    holds(Kind::Fs(FsType::Ext4), 128);
 }
 
 #[test]
 fn xfs_with_32_writers() {
-    holds(Some(FsType::Xfs), 32, whole_fence);
+    holds(Kind::Fs(FsType::Xfs), 32);
 }
 
 #[test]
 fn btrfs_with_32_writers() {
-    holds(Some(FsType::Btrfs), 32, whole_fence);
+    holds(Kind::Fs(FsType::Btrfs), 32);
 }
 
 #[test]
 fn raw_with_1_writer() {
-    holds(None, 1, whole_fence);
+    holds(Kind::Raw, 1);
 }
 
 #[test]
 fn raw_with_32_writers() {
-    holds(None, 32, whole_fence);
+    holds(Kind::Raw, 32);
 }
 
 #[test]
 fn raw_with_128_writers() {
-    holds(None, 128, whole_fence);
+    holds(Kind::Raw, 128);
 }
 
-/// What is done where a mount cannot be reached for a freeze.
+/// A mount that no process has in its namespace: what a node's end may leave.
 #[test]
-fn ext4_with_128_writers_and_no_freeze() {
-    holds(Some(FsType::Ext4), 128, |host, device| {
-        let opened = loops::open_if_there(device, nix::fcntl::OFlag::O_RDONLY)?.expect("attached");
-        let ends = Instant::now() + Duration::from_millis(DEADLINE_MS);
-        fence::limit_twice(&host.effects, device, &opened, ends).map(drop)
-    });
+fn hidden_ext4_with_128_writers() {
+    holds(Kind::Hidden, 128);
 }
 
 #[test]
 fn control_no_fence_is_caught() {
-    is_caught(1, Some(FsType::Ext4), |_, _| Ok(()));
-    is_caught(1, None, |_, _| Ok(()));
+    is_caught(1, Kind::Fs(FsType::Ext4), |_, _| Ok(()));
+    is_caught(1, Kind::Raw, |_, _| Ok(()));
 }
 
 /// The reason for the second limit. The leak is a race, so it gets several chances.
 #[test]
 fn control_one_limit_is_caught() {
-    is_caught(20, None, |host, device| {
+    is_caught(20, Kind::Raw, |host, device| {
         let opened = loops::open_if_there(device, nix::fcntl::OFlag::O_RDONLY)?.expect("attached");
         fence::set_limit(&host.effects, device, &opened, 512, Instant::now() + Duration::from_secs(10))
     });
 }
 
-fn whole_fence(host: &LinuxHost, device: &LoopDevice) -> Result<()> {
-    let fenced: Option<Fenced> = host.fence_loop(device, DEADLINE_MS)?;
-    assert!(fenced.is_some(), "the loop is there");
-    Ok(())
+/// What the writers write to.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Fs(FsType),
+    /// ext4, mounted nowhere that can be looked up.
+    Hidden,
+    Raw,
 }
 
-fn holds(fs: Option<FsType>, writers: u32, fence: impl Fn(&LinuxHost, &LoopDevice) -> Result<()>) {
+fn holds(kind: Kind, writers: u32) {
     let Some(mut lab) = Lab::make() else { return };
-    let objections = trial(&mut lab, fs, writers, fence);
+    let objections = trial(&mut lab, kind, writers, |host, device| {
+        let fenced: Option<Fenced> = host.fence_loop(device, DEADLINE_MS)?;
+        assert_eq!(fenced.map(|fenced| fenced.froze), Some(kind != Kind::Raw));
+        Ok(())
+    });
     assert!(objections.is_empty(), "{objections:#?}");
 }
 
-fn is_caught(tries: u32, fs: Option<FsType>, fence: impl Fn(&LinuxHost, &LoopDevice) -> Result<()>) {
+fn is_caught(tries: u32, kind: Kind, fence: impl Fn(&LinuxHost, &LoopDevice) -> Result<()>) {
     let Some(mut lab) = Lab::make() else { return };
     for attempt in 1..=tries {
-        let objections = trial(&mut lab, fs, 128, &fence);
+        let objections = trial(&mut lab, kind, 128, &fence);
         if !objections.is_empty() {
             println!("caught at try {attempt}: {} objections, the first: {}", objections.len(), objections[0]);
             return;
@@ -122,15 +126,23 @@ struct Ack {
 /// Writers at work, the fence, the fork; then what the judge says.
 fn trial(
     lab: &mut Lab,
-    fs: Option<FsType>,
+    kind: Kind,
     writers: u32,
     fence: impl Fn(&LinuxHost, &LoopDevice) -> Result<()>,
 ) -> Vec<String> {
     let name = |what: &str| lab.pool.join(what);
-    let (image, fork, target) = (name("image"), name("fork"), lab.directory.path().join("target"));
+    let fs = kind.fs();
+    let (image, fork, mut target) = (name("image"), name("fork"), lab.directory.path().join("target"));
     let device = lab.attach(&image, fs, IMAGE_BYTES);
     if let Some(fs) = fs {
         lab.mount(&device, fs, &target);
+    }
+    let mut hidden = None;
+    if kind == Kind::Hidden {
+        let mount = sys::mount::clone_tree(File::open(&target).unwrap()).unwrap();
+        lab.host.unmount(&target).unwrap();
+        target = format!("/proc/self/fd/{}", mount.as_raw_fd()).into();
+        hidden = Some(mount);
     }
     let places: Vec<_> = (0..writers).map(|writer| Place::open(writer, fs, &target, &device.path)).collect();
     let nonce = *uuid::Uuid::new_v4().as_bytes();
@@ -161,6 +173,7 @@ fn trial(
     if !same(&image, &fork) {
         objections.push("the image changed after the fork".to_owned());
     }
+    drop(hidden);
     lab.release(&device);
     objections.extend(missing(lab, fs, &fork, writers, nonce, &ledger));
     std::fs::remove_file(&image).unwrap();
@@ -262,6 +275,16 @@ impl Place {
             }
         }
         ledger
+    }
+}
+
+impl Kind {
+    fn fs(self) -> Option<FsType> {
+        match self {
+            Self::Fs(fs) => Some(fs),
+            Self::Hidden => Some(FsType::Ext4),
+            Self::Raw => None,
+        }
     }
 }
 

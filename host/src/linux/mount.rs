@@ -6,7 +6,7 @@ use crate::sys::mount::{
     FsContext, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, attach, clone_tree,
     set_attributes,
 };
-use crate::{Effects, FileSystemStats, MountRequest, sys};
+use crate::{Effects, FileSystemStats, LoopDevice, MountRequest, sys};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, umount2};
@@ -128,6 +128,41 @@ fn make(request: &MountRequest<'_>, options: &Options) -> Result<OwnedFd> {
         context.mount(options.attributes)
     };
     configure().map_err(|errno| refused(request, errno, &context.messages()))
+}
+
+/// The root of the file system that is mounted from the loop, by a mount of our own that is in no namespace: also when
+/// no other mount of it can be seen or reached. `None` when nothing has the device mounted.
+///
+/// Making a superblock of a device that has one already gives that one. Should the last mount go away just before, ours
+/// is a fresh one, which does what any mount does (it replays the journal).
+pub(super) fn join(device: &LoopDevice) -> Result<Option<OwnedFd>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    if !matches!(openat(AT_FDCWD, &device.path, flags, Mode::empty()), Err(Errno::EBUSY)) {
+        return Ok(None);
+    }
+    for fs in FsType::ALL {
+        for read_only in [false, true] {
+            let Some(mount) = join_as(device, fs, read_only) else { continue };
+            if mounted_device(fs, &mount)? == device.number {
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                let root = openat(&mount, ".", flags, Mode::empty());
+                return root.map(Some).map_err(|errno| os::error("opening a mount of our own", errno));
+            }
+        }
+    }
+    // Another user has it exclusively: a workload of a raw volume, or a program that repairs it.
+    Ok(None)
+}
+
+/// `None` when it is not mounted as this: the kernel then refuses the device, which another holds exclusively.
+fn join_as(device: &LoopDevice, fs: FsType, read_only: bool) -> Option<OwnedFd> {
+    let context = FsContext::open(fs.as_str()).ok()?;
+    context.set_string("source", device.path.to_str()?).ok()?;
+    if read_only {
+        context.set_flag("ro").ok()?;
+    }
+    context.create().ok()?;
+    context.mount(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if read_only { MOUNT_ATTR_RDONLY } else { 0 }).ok()
 }
 
 /// What the kernel's refusal to mount means.
