@@ -131,7 +131,7 @@ fn make(request: &MountRequest<'_>, options: &Options) -> Result<OwnedFd> {
 }
 
 /// The root of the file system that is mounted from the loop, by a mount of our own that is in no namespace: also when
-/// no other mount of it can be seen or reached. `None` when nothing has the device mounted.
+/// no other mount of it can be seen or reached. `None` when nothing has the device mounted, or it was shut down.
 ///
 /// Making a superblock of a device that has one already gives that one. Should the last mount go away just before, ours
 /// is a fresh one, which does what any mount does (it replays the journal).
@@ -143,7 +143,13 @@ pub(super) fn join(device: &LoopDevice) -> Result<Option<OwnedFd>> {
     for fs in FsType::ALL {
         for read_only in [false, true] {
             let Some(mount) = join_as(device, fs, read_only) else { continue };
-            if mounted_device(fs, &mount)? == device.number {
+            let number = match mounted_device(fs, &mount) {
+                Ok(number) => number,
+                // xfs that was shut down answers nothing but EIO, and acknowledges nothing either.
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if number == device.number {
                 let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
                 let root = openat(&mount, ".", flags, Mode::empty());
                 return root.map(Some).map_err(|errno| os::error("opening a mount of our own", errno));
