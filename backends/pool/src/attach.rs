@@ -99,6 +99,7 @@ impl Pool {
             AttachPlan::AlreadyHeld(_) if record.releasing => Some(VolumeRecord { releasing: false, ..record.clone() }),
             AttachPlan::AlreadyHeld(_) => None,
             AttachPlan::Grant(grant) => {
+                self.check_limit(&node.identity.id)?;
                 Some(VolumeRecord { epoch: grant.epoch, attachment: Some(grant), ..released(record) })
             }
         })
@@ -116,6 +117,28 @@ impl Pool {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// CSI 1.13, ControllerPublishVolume: RESOURCE_EXHAUSTED once the node has all it can take. Reads every record, so it costs
+    /// nothing unless a limit is configured.
+    fn check_limit(&self, node: &NodeId) -> Result<()> {
+        let Some(limit) = self.config.max_volumes_per_node else { return Ok(()) };
+        let mut held = 0;
+        for id in self.volume_ids()? {
+            // One whose record cannot be read is held by nobody who could use it.
+            let state = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()).ok().flatten();
+            let attachment = state.as_ref().and_then(|state| state.record().attachment.as_ref());
+            held += u64::from(attachment.is_some_and(|held| held.holder.node == *node && held.proof.is_none()));
+        }
+        if held < limit {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Exhausted,
+            format!(
+                "node {node} holds {held} volumes and takes {limit} (max_volumes_per_node); detach one there or raise the limit"
+            ),
+        ))
     }
 
     /// A holder whose node has come back in a new life wrote its last: it takes a new incarnation only once its old

@@ -259,3 +259,24 @@ fn a_volume_made_again_knows_nothing_of_the_old_grants() {
 fn config(lab: &Lab) -> PoolConfig {
     PoolConfig::new(BackendName::parse("pool").unwrap(), &lab.directory)
 }
+
+/// CSI 1.13, ControllerPublishVolume: RESOURCE_EXHAUSTED "Max volumes attached".
+#[test]
+fn a_node_gets_no_more_volumes_than_it_takes() {
+    let Some(lab) = lab("a_node_gets_no_more_volumes") else { return };
+    let s = &lab.subject;
+    let (first, second, n1) = (s.create("a").id, s.create("b").id, s.register("n1"));
+    let name = BackendName::parse("pool").unwrap();
+    let config = PoolConfig { max_volumes_per_node: Some(1), ..PoolConfig::new(name, &lab.directory) };
+    let pool = Pool::open(config, Arc::new(LinuxHost::new(Effects::default())), Effects::default()).unwrap();
+    let attach = |id| {
+        let request = volume::AttachRequest { volume: id, node: &n1.id, read_only: false };
+        volume::Attach::attach(&pool, &lock(id.as_str()), &request)
+    };
+    attach(&first).unwrap();
+    let refusal = refused(attach(&second), ErrorKind::Exhausted);
+    assert!(refusal.contains("n1") && refusal.contains("max_volumes_per_node"), "{refusal}");
+    attach(&first).unwrap();
+    s.detach(&first, Some(&n1)).unwrap();
+    attach(&second).unwrap();
+}

@@ -7,7 +7,7 @@ use conformance::scratch::ScratchPool;
 use host::file::FileSystemKind;
 use host::{Effects, LinuxHost};
 use std::sync::Arc;
-use volume::{Backend, BackendName, FsType};
+use volume::{BackendName, FsType};
 
 fn network(allow_fork_only_fence: bool) -> Option<Subject> {
     let scratch = match ScratchPool::new(FsType::Xfs, 1 << 30) {
