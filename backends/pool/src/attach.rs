@@ -182,7 +182,10 @@ impl Pool {
         if !self.sees_all_loops() {
             return if record.connected { connected("by its own account".to_owned()) } else { Ok(()) };
         }
-        let loops = self.loops_of_volume(dir, record)?;
+        // Of the current image alone: what a fenced holder still has of an orphan, or of a deleted volume of the same
+        // name, keeps nobody.
+        let Some(image) = &record.image else { return Ok(()) };
+        let loops = self.loops_of_image(dir, image)?;
         let writes = |device: &&host::LoopDevice| match label_epoch(&record.id, &device.label) {
             Some(epoch) => epoch == held.epoch,
             None => !is_cut_off(device),

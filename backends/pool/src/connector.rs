@@ -80,8 +80,14 @@ impl Connector for Pool {
     }
 
     fn observe(&self, id: &VolumeId) -> Result<Option<Connected>> {
-        let newest = self.own_loops(id, None)?.into_iter().max_by_key(|device| label_epoch(id, &device.label));
-        Ok(newest.map(|device| connected(id, device)))
+        let loops = self.own_loops(id, None)?;
+        if loops.is_empty() {
+            return Ok(None);
+        }
+        let state = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()).ok().flatten();
+        let current = state.and_then(|state| state.record().image.as_ref().map(|image| image.inode));
+        let rank = |device: &LoopDevice| (Some(device.backing_inode) == current, label_epoch(id, &device.label));
+        Ok(loops.into_iter().max_by_key(rank).map(|device| connected(id, device)))
     }
 
     fn observe_all(&self) -> Result<Vec<(VolumeId, Connected)>> {

@@ -256,6 +256,31 @@ fn a_volume_made_again_knows_nothing_of_the_old_grants() {
     assert_eq!(again.observe(&volume.id).unwrap(), None);
 }
 
+/// A fork that no record ever named has less than what was acknowledged; one that a record names has all.
+#[test]
+fn a_rebuild_takes_the_image_that_counted() {
+    let Some(lab) = lab("a_rebuild_takes") else { return };
+    let s = &lab.subject;
+    let (id, n1) = (s.create("v").id, s.register("n1"));
+    let first = lab.files(&id, "image.").remove(0);
+    let lose_records_and_reopen = || {
+        for name in lab.files(&id, "record.") {
+            std::fs::remove_file(lab.volume_dir(&id).join(name)).unwrap();
+        }
+        drop(open(&lab.directory, Effects::default()));
+        let newest = lab.files(&id, "record.").into_iter().max().unwrap();
+        std::fs::read_to_string(lab.volume_dir(&id).join(newest)).unwrap()
+    };
+    let abandoned = lab.volume_dir(&id).join("image.0000000000000001.00c0ffee");
+    std::fs::copy(lab.volume_dir(&id).join(&first), &abandoned).unwrap();
+    assert!(lose_records_and_reopen().contains(&format!("{first:?}")));
+    s.attach(&id, &n1).unwrap();
+    fence(s).fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    assert!(!abandoned.exists(), "no fence can record it any more");
+    let fork = lab.image(&id).file_name().unwrap().to_owned();
+    assert!(lose_records_and_reopen().contains(&format!("{fork:?}")));
+}
+
 fn config(lab: &Lab) -> PoolConfig {
     PoolConfig::new(BackendName::parse("pool").unwrap(), &lab.directory)
 }
