@@ -52,18 +52,23 @@ pub(crate) fn loops_below(directory: &Path) -> Result<Vec<Loop>> {
     Ok(loops)
 }
 
-/// Unmounts and detaches all that is left below `directory`, the newest first.
-pub(crate) fn clear(directory: &Path) {
+/// Unmounts and detaches all that is left below `directory`, the newest first and `pool` last: once it is unmounted its
+/// loop devices do not show any more where their files are.
+pub(crate) fn clear(directory: &Path, pool: &Path) {
     for _ in 0..3 {
-        for mount in mounts_below(directory).unwrap_or_default().iter().rev() {
-            let path = mount.path.to_string_lossy().into_owned();
-            if program("umount", &[&path]).is_err() {
-                let _ = program("umount", &["--lazy", &path]);
-            }
-        }
-        for device in loops_below(directory).unwrap_or_default() {
+        let mounts = mounts_below(directory).unwrap_or_default();
+        mounts.iter().rev().filter(|mount| mount.path != pool).for_each(unmount);
+        for device in loops_below(pool).unwrap_or_default() {
             let _ = program("losetup", &["--detach", &device.device.to_string_lossy()]);
         }
+    }
+    mounts_below(directory).unwrap_or_default().iter().rev().for_each(unmount);
+}
+
+fn unmount(mount: &Mount) {
+    let path = mount.path.to_string_lossy();
+    if program("umount", &[&path]).is_err() {
+        let _ = program("umount", &["--lazy", &path]);
     }
 }
 

@@ -118,7 +118,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         let _ = self.keep_logs();
-        kernel::clear(&self.directory);
+        kernel::clear(&self.directory, &self.pool());
         // Never through a mount that could not be removed.
         if kernel::mounts_below(&self.directory).is_ok_and(|mounts| mounts.is_empty()) {
             let _ = std::fs::remove_dir_all(&self.directory);
