@@ -4,8 +4,8 @@ use super::os;
 use crate::sys::loops::{self, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LoopInfo};
 use crate::{Effects, LoopDevice, LoopRequest, sys};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use volume::{Error, ErrorKind, ImageIdentity, Result};
 
 const CONTROL: &str = "/dev/loop-control";
+/// Where sysfs has loop devices themselves; /sys/block has links to them.
+const DEVICES: &str = "/sys/devices/virtual/block";
 /// Templates are made for 4096-byte logical blocks, and no request smaller than that fits a fenced loop's first sector.
 const BLOCK_SIZE: u32 = 4096;
 /// Other processes take free loops too; each try that lost its race waits a little longer.
@@ -47,12 +49,14 @@ pub(super) fn attach(effects: &Effects, request: &LoopRequest<'_>) -> Result<Loo
 /// All that are configured. A loop without a node in /dev is an error: who looks for every loop of an image must not
 /// miss one.
 pub(super) fn list() -> Result<Vec<LoopDevice>> {
-    let failed = |e| Error::io("listing /sys/block", e);
+    let failed = |e| Error::io(format!("listing {DEVICES}"), e);
+    // One descriptor for all: hundreds of walks along whole paths contend for sysfs's one lock.
+    let devices = File::open(DEVICES).map_err(failed)?;
     let mut numbers = Vec::new();
-    for entry in std::fs::read_dir("/sys/block").map_err(failed)? {
+    for entry in std::fs::read_dir(DEVICES).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("loop")).and_then(|n| n.parse::<u32>().ok());
-        numbers.extend(number.filter(|&n| is_configured(n)));
+        numbers.extend(number.filter(|n| is_configured_in(&devices, &format!("loop{n}"))));
     }
     numbers.sort_unstable();
     let mut found = Vec::with_capacity(numbers.len());
@@ -303,7 +307,11 @@ fn is_configured(number: u32) -> bool {
 /// The kernel shows the directory `loop` for configured devices alone. Looking there does not open the device.
 fn is_configured_path(node: &Path) -> bool {
     let name = node.file_name().unwrap_or_default();
-    Path::new("/sys/block").join(name).join("loop/backing_file").exists()
+    Path::new(DEVICES).join(name).join("loop").exists()
+}
+
+fn is_configured_in(devices: &File, name: &str) -> bool {
+    fstatat(devices, format!("{name}/loop").as_str(), AtFlags::empty()).is_ok()
 }
 
 fn in_use(device: &LoopDevice) -> Error {
