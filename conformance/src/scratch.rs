@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use volume::{DeviceNumber, Error, ErrorKind, FsType};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Dropped, it detaches every loop device that stands on it, unmounts and removes everything.
 pub struct ScratchPool {
@@ -76,8 +76,13 @@ impl Drop for ScratchPool {
             }
             let gone = patiently(|| self.host.unmount(&self.mount));
             if let Err(error) = gone.and_then(|()| patiently(|| self.host.detach_loop(&device))) {
-                eprintln!("a scratch file system stays behind at {}: {}", self.mount.display(), error.chain());
-                return;
+                let message =
+                    format!("a scratch file system stays behind at {}: {}", self.mount.display(), error.chain());
+                if std::thread::panicking() {
+                    eprintln!("{message}");
+                    return;
+                }
+                panic!("{message}");
             }
         }
         let _ = std::fs::remove_dir_all(&self.directory);

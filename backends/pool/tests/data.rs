@@ -22,10 +22,11 @@ struct Mounted {
 }
 
 struct Bench {
-    scratch: ScratchPool,
     host: Arc<LinuxHost>,
     pool: Pool,
     mounts: tempfile::TempDir,
+    /// Last: the others are on it.
+    scratch: ScratchPool,
 }
 
 #[test]
