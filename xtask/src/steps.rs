@@ -208,7 +208,9 @@ fn tidy(session: &mut Session, log: &mut Log) -> Counts {
 
 fn unit(session: &mut Session, log: &mut Log) -> Counts {
     let mut reader = LibtestReader::default();
-    let mut tests = Command::new(cargo());
+    // One stream for both: cargo names each binary on stderr, and the binary's result must not come before its name.
+    let mut tests = Command::new("sh");
+    tests.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(cargo());
     tests.args(["test", "--workspace", "--all-targets", "--no-fail-fast", "--", "--show-output"]);
     tests.current_dir(&session.workspace.root);
     let ended = process::run(&mut tests, 25 * MINUTE, log, &mut |line| reader.line(line));

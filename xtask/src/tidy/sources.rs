@@ -40,6 +40,7 @@ pub(super) fn programs(workspace: &Workspace) -> Result<Vec<String>, String> {
         (line.contains("allow(clippy::disallowed_methods") || line.contains("expect(clippy::disallowed_methods"))
             && !STARTS_PROGRAMS.iter().any(|allowed| path.to_string_lossy().starts_with(allowed))
             && !path.components().any(|part| part.as_os_str() == "tests")
+            && !path.to_string_lossy().ends_with("tests.rs")
     })
 }
 
