@@ -13,6 +13,7 @@ mod logging;
 mod output;
 mod process;
 mod serve;
+mod state;
 mod storage;
 mod units;
 mod workload;
@@ -88,7 +89,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
 }
 
 fn load(global: &Global, flags: Vec<Setting>) -> Result<Config, ConfigError> {
-    Config::load(global.config.as_deref(), std::env::vars(), global.settings(flags))
+    Config::load(global.config.as_deref(), std::env::vars_os(), global.settings(flags))
 }
 
 /// The configured storage, for a command: it logs warnings and errors alone unless told otherwise.

@@ -105,7 +105,7 @@ impl std::fmt::Display for Table {
 }
 
 /// Names may hold tabs, newlines and anything of Unicode; none of it may move the terminal's cursor.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 

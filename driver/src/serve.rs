@@ -3,6 +3,7 @@
 use crate::config::{Config, Mode};
 use crate::gauges::Gauges;
 use crate::http::{self, Pages};
+use crate::state;
 use crate::storage::Storage;
 use controller::{ControllerService, GroupControllerService, SnapshotMetadataService};
 use csi_proto::csi::controller_server::ControllerServer;
@@ -14,7 +15,6 @@ use host::Effects;
 use identity::{IdentityService, Plugin, Readiness, RegistrationService};
 use node::{NodeConfig, NodeService};
 use rpc::{Incoming, Metrics, Runtime, SocketFile};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,6 +32,10 @@ const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
 /// Blocks until SIGTERM or SIGINT.
 pub fn serve(config: &Config, effects: Effects) -> Result<()> {
     let endpoint = rpc::parse_endpoint(&config.endpoint)?;
+    let _state = match config.mode {
+        Mode::Controller => None,
+        Mode::Node | Mode::All => Some(state::claim(&config.state_dir, &config.endpoint)?),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(1 << 20)
@@ -94,11 +98,6 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
 }
 
 fn node_service(config: &Config, storage: &Storage, effects: Effects, runtime: &Runtime) -> Result<NodeService> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.state_dir)
-        .map_err(|error| Error::io(format!("cannot make the state directory {}", config.state_dir.display()), error))?;
     let connectors = storage.entries.iter().map(|e| (e.backend.name().clone(), Arc::clone(&e.connector))).collect();
     NodeService::new(NodeConfig {
         node_id: config.node_id.clone(),

@@ -100,6 +100,33 @@ fn what_does_not_work_is_exit_code_1_and_says_what_to_do() {
 }
 
 #[test]
+fn nothing_that_is_printed_moves_the_cursor() {
+    let (_dir, config) = pool();
+    let run = |arguments: &[&str]| hawser(&[&["--config", &config], arguments].concat());
+    let flags = "mountFlags=a\n\u{1b}[2J";
+    let refused = run(&["volume", "create", "x", "--size", "64MiB", "--directory", "-p", flags]);
+    assert_eq!((refused.status.code(), stderr(&refused).lines().count()), (Some(1), 1), "{}", stderr(&refused));
+    assert!(!stderr(&refused).contains('\u{1b}'), "{}", stderr(&refused));
+    // CSI allows tabs and newlines in names.
+    let name = "a\t\nholder       nobody";
+    assert!(run(&["volume", "create", name, "--size", "64MiB", "--directory"]).status.success());
+    for listed in [run(&["volume", "ls"]), run(&["volume", "inspect", name])] {
+        let listed = stdout(&listed);
+        assert!(!listed.contains('\t') && !listed.lines().any(|line| line == "holder       nobody"), "{listed}");
+    }
+}
+
+#[test]
+fn an_environment_that_is_no_text_is_no_failure() {
+    use std::os::unix::ffi::OsStrExt;
+    let (_dir, config) = pool();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
+    command.env("LS_COLORS", std::ffi::OsStr::from_bytes(b"\xff\xfe")).args(["--config", &config, "volume", "ls"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
 fn version_and_completions() {
     assert!(stdout(&hawser(&["version"])).contains("CSI 1.13.0"));
     let version: serde_json::Value = serde_json::from_slice(&hawser(&["version", "--json"]).stdout).unwrap();

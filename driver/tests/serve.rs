@@ -64,6 +64,10 @@ impl Drop for Server {
 
 fn spawn(dir: &Path, arguments: &[&str]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    command(dir, arguments).stderr(log).spawn().unwrap()
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
     let at = |name: &str| dir.join(name).display().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HAWSER_") || name == "CSI_ENDPOINT") {
@@ -74,10 +78,8 @@ fn spawn(dir: &Path, arguments: &[&str]) -> Child {
         .args(["--endpoint", &format!("unix://{}", at("csi.sock")), "--state-dir", &at("state")])
         .args(["--metrics-listen", &format!("unix://{}", at("http.sock"))])
         .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+        .stdin(Stdio::null());
+    command
 }
 
 #[test]
@@ -112,9 +114,10 @@ fn it_stops_when_asked_and_takes_its_sockets_along() {
 #[test]
 fn a_second_driver_never_takes_a_living_ones_socket_but_replaces_a_dead_ones() {
     let mut server = Server::start(&[]);
-    let mut second = spawn(server.dir.path(), &["--metrics-listen", "off"]);
+    let other_state = server.path("other-state").display().to_string();
+    let mut second = spawn(server.dir.path(), &["--metrics-listen", "off", "--state-dir", &other_state]);
     assert_eq!(second.wait().unwrap().code(), Some(1));
-    assert!(server.log().contains("csi.sock"), "{}", server.log());
+    assert!(server.log().contains("another process listens there"), "{}", server.log());
     assert!(server.get("/readyz").unwrap().starts_with("HTTP/1.1 200"));
     // A crash leaves the socket behind.
     server.child.kill().unwrap();
@@ -123,6 +126,82 @@ fn a_second_driver_never_takes_a_living_ones_socket_but_replaces_a_dead_ones() {
     server.child = spawn(server.dir.path(), &[]);
     server.wait(|server| server.get("/readyz").is_some_and(|page| page.starts_with("HTTP/1.1 200")));
     assert_eq!(server.terminate(), Some(0));
+}
+
+/// A second one would undo at its start what the first is doing, taking it for what a crash left.
+#[test]
+fn a_state_directory_is_of_one_process() {
+    let mut server = Server::start(&[]);
+    let endpoint = format!("unix://{}", server.path("other.sock").display());
+    let arguments = ["--metrics-listen", "off", "--endpoint", &endpoint];
+    let mut second = spawn(server.dir.path(), &arguments);
+    assert_eq!(second.wait().unwrap().code(), Some(1));
+    let (log, holder) = (server.log(), format!("pid {}, endpoint", server.child.id()));
+    assert!(log.contains("in use by another hawser") && log.contains(&holder), "{log}");
+    // A controller has no node's state.
+    let mut controller = spawn(server.dir.path(), &[&arguments[..], &["--mode", "controller"]].concat());
+    server.wait(|server| server.path("other.sock").exists());
+    controller.kill().unwrap();
+    controller.wait().unwrap();
+    // Neither a crash nor a full stop leaves it locked.
+    for end in [true, false] {
+        if end {
+            server.child.kill().unwrap();
+            server.child.wait().unwrap();
+        } else {
+            server.terminate();
+        }
+        server.child = spawn(server.dir.path(), &[]);
+        server.wait(|server| server.get("/readyz").is_some_and(|page| page.starts_with("HTTP/1.1 200")));
+    }
+}
+
+/// As when the log's reader has died: nothing may depend on a line that is written.
+#[test]
+fn it_goes_on_without_anybody_who_reads_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = command(dir.path(), &[]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let mut server = Server { child, dir };
+    std::fs::write(server.path("log"), "").unwrap();
+    server.wait(|server| server.get("/readyz").is_some_and(|page| page.starts_with("HTTP/1.1 200")));
+    assert_eq!(server.terminate(), Some(0));
+}
+
+/// What kubelet's plugin watcher does with a socket that it finds: GetInfo, the version's check, NodeGetInfo at the
+/// endpoint it was told, NotifyRegistrationStatus.
+#[tokio::test(flavor = "multi_thread")]
+async fn kubelet_registers_it() {
+    use csi_proto::csi::NodeGetInfoRequest;
+    use csi_proto::csi::node_client::NodeClient;
+    use csi_proto::registration::registration_client::RegistrationClient;
+    use csi_proto::registration::{InfoRequest, RegistrationStatus};
+
+    let registry = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&["--kubelet-registration-dir", &registry.path().display().to_string()]);
+    let socket = registry.path().join("csi.hawser.dev-reg.sock");
+    server.wait(|_| socket.exists());
+    let connect = async |path: &Path| {
+        let uri = format!("unix://{}", path.display());
+        tonic::transport::Endpoint::from_shared(uri).unwrap().connect().await.unwrap()
+    };
+    let mut kubelet = RegistrationClient::new(connect(&socket).await);
+    let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
+    assert_eq!((info.r#type.as_str(), info.name.as_str()), ("CSIPlugin", "csi.hawser.dev"));
+    assert!(info.supported_versions.iter().any(|version| version.starts_with("1.")));
+    assert!(Path::new(&info.endpoint).is_absolute());
+    let mut node = NodeClient::new(connect(Path::new(&info.endpoint)).await);
+    let node_info = node.node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(node_info.node_id, "n1");
+    for (plugin_registered, error) in [(false, "no\nsuch luck"), (true, "")] {
+        let status = RegistrationStatus { plugin_registered, error: error.to_owned() };
+        kubelet.notify_registration_status(status).await.unwrap();
+    }
+    let log = server.log();
+    assert!(log.contains("registered with kubelet") && log.contains("no\\nsuch luck"), "{log}");
+    drop((kubelet, node));
+    assert_eq!(server.terminate(), Some(0));
+    assert!(!socket.exists());
 }
 
 #[test]

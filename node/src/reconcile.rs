@@ -67,7 +67,7 @@ impl Node {
         let workers: Vec<_> = volumes
             .into_iter()
             .map(|id| {
-                let (node, identity, what) = (self.clone(), identity.clone(), id.to_string());
+                let (node, identity, what, shown) = (self.clone(), identity.clone(), id.to_string(), id.clone());
                 let work = move || {
                     deadline::run(node.step_deadline_ms, &what, {
                         let (node, id) = (node.clone(), id.clone());
@@ -75,17 +75,19 @@ impl Node {
                     })
                     .map_err(|error| format!("volume {id}: {}", error.chain()))
                 };
-                std::thread::spawn(work)
+                // A process may be allowed fewer threads than it has volumes.
+                std::thread::Builder::new().spawn(work).map_err(|error| format!("volume {shown}: no thread: {error}"))
             })
             .collect();
         for worker in workers {
-            match worker.join() {
-                Ok(Ok(one)) => {
+            match worker.map(std::thread::JoinHandle::join) {
+                Err(left) => report.leftovers.push(left),
+                Ok(Ok(Ok(one))) => {
                     report.done.extend(one.done);
                     report.leftovers.extend(one.leftovers);
                 }
-                Ok(Err(left)) => report.leftovers.push(left),
-                Err(_) => report.leftovers.push("a reconciling thread panicked".to_owned()),
+                Ok(Ok(Err(left))) => report.leftovers.push(left),
+                Ok(Err(_)) => report.leftovers.push("a reconciling thread panicked".to_owned()),
             }
         }
         Ok(report)

@@ -74,7 +74,7 @@ impl Node {
                 self.host.remove_target(target)
             }
             found => {
-                tracing::warn!(target = %target.display(), ?found, "the target path is not removed: it is not what a publish leaves");
+                tracing::warn!(target = ?target, ?found, "the target path is not removed: it is not what a publish leaves");
                 Ok(())
             }
         }

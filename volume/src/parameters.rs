@@ -38,6 +38,9 @@ impl Parameters {
                 "backend" => parsed.backend = Some(value.to_owned()),
                 "fsType" => parsed.fs_type = FsType::parse(value)?,
                 "mountFlags" => {
+                    if value.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                        return Err(wrong(key, value, "mount flags with commas between them and nothing else"));
+                    }
                     parsed.mount_flags = value.split(',').filter(|f| !f.is_empty()).map(str::to_owned).collect()
                 }
                 "thick" => parsed.thick = boolean(key, value)?,
@@ -126,6 +129,8 @@ mod tests {
             ("uid", "-1"),
             ("uid", "+1"),
             ("thick", "yes"),
+            ("mountFlags", "noatime, discard"),
+            ("mountFlags", "noatime\nid  pool.v1"),
         ] {
             assert!(Parameters::parse([(key, value)]).is_err(), "{key}={value}");
         }

@@ -1,5 +1,6 @@
 //! Volumes, snapshots, proofs and records as JSON and as text.
 
+use crate::output::printable;
 use crate::units::{format_size, format_time};
 use serde_json::{Value, json};
 use volume::{Attachment, FenceProof, NodeRecord, NodeState, Orphan, Snapshot, Volume, VolumeKind, VolumeSource};
@@ -80,7 +81,7 @@ pub fn volume_text(volume: &Volume, orphans: &[Orphan]) -> String {
     if let Some(problem) = &volume.problem {
         lines.push(("problem", problem.clone()));
     }
-    lines.iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect()
+    lines.iter().map(|(key, value)| format!("{key:<12} {}\n", printable(value))).collect()
 }
 
 /// One cell: who holds it, and whether that holder is cut off.

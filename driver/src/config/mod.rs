@@ -7,6 +7,7 @@ mod sources;
 pub use keys::{BackendConfig, BackendKind, Listen, LogFormat, Mode};
 
 use rpc::Profile;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use volume::{BackendName, NodeId};
@@ -50,7 +51,7 @@ impl Config {
     /// Loads `file` (or the default file if it is there), then the environment, then `flags`.
     pub fn load(
         file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
         flags: Vec<Setting>,
     ) -> Result<Self, ConfigError> {
         let mut raw = keys::Raw::default();
@@ -97,6 +98,15 @@ impl keys::Raw {
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(ConfigError(format!("two backends have the name {:?}; give each its own", twice[0].as_str())));
+        }
+        let mut directories: Vec<&PathBuf> =
+            backends.iter().filter(|b| b.kind == BackendKind::Pool).map(|b| &b.directory).collect();
+        directories.sort_unstable();
+        if let Some(twice) = directories.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(ConfigError(format!(
+                "two backends have the directory {}; a pool is of one backend",
+                twice[0].display()
+            )));
         }
         Ok(Config {
             node_id,

@@ -2,6 +2,7 @@
 
 use super::keys::{BACKEND_KEYS, Raw, TOP_KEYS, unknown_key};
 use super::{BackendConfig, ConfigError, DEFAULT_FILE, Setting};
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -38,28 +39,36 @@ pub fn apply_file(raw: &mut Raw, path: &Path, text: &str) -> Result<(), ConfigEr
 
 /// `HAWSER_NODE_ID=a` sets `node_id`, `HAWSER_BACKEND_DIRECTORY=/x` the first backend's `directory`. `CSI_ENDPOINT`, which
 /// orchestrators set, counts less than `HAWSER_ENDPOINT`.
-pub fn environment(variables: impl IntoIterator<Item = (String, String)>) -> Result<Vec<Setting>, ConfigError> {
+pub fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<Setting>, ConfigError> {
     let mut settings = Vec::new();
     for (name, value) in variables {
+        // None of ours is spelled with anything but ASCII.
+        let Some(name) = name.to_str() else { continue };
+        let Some(key) = key_of(name) else { continue };
         let origin = format!("environment variable {name}");
-        if name == "CSI_ENDPOINT" {
-            settings.push(Setting { key: "endpoint".to_owned(), value, origin });
-            continue;
-        }
-        let Some(rest) = name.strip_prefix("HAWSER_") else { continue };
-        if OTHER_VARIABLES.contains(&name.as_str()) || is_service_link(&name) {
-            continue;
-        }
-        let lower = rest.to_ascii_lowercase();
-        let key = match lower.strip_prefix("backend_") {
-            Some(key) => format!("backend.{key}"),
-            None => lower,
-        };
+        let value =
+            value.into_string().map_err(|value| ConfigError(format!("{origin} is {value:?}, which is not UTF-8")))?;
         settings.push(Setting { key, value, origin });
     }
     // Stable order: CSI_ENDPOINT sorts first, so that HAWSER_ENDPOINT overrides it.
     settings.sort_by(|a, b| a.origin.cmp(&b.origin));
     Ok(settings)
+}
+
+/// The key that a variable sets; `None` for those that are no settings.
+fn key_of(name: &str) -> Option<String> {
+    if name == "CSI_ENDPOINT" {
+        return Some("endpoint".to_owned());
+    }
+    let rest = name.strip_prefix("HAWSER_")?;
+    if OTHER_VARIABLES.contains(&name) || is_service_link(name) {
+        return None;
+    }
+    let lower = rest.to_ascii_lowercase();
+    Some(match lower.strip_prefix("backend_") {
+        Some(key) => format!("backend.{key}"),
+        None => lower,
+    })
 }
 
 /// Kubernetes sets `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT…`, `<NAME>_PORT…` in every pod for each Service; no key of ours

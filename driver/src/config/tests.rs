@@ -8,7 +8,7 @@ fn load(text: &str) -> Result<Config, ConfigError> {
 fn load_with(text: &str, environment: &[(&str, &str)], flags: Vec<Setting>) -> Result<Config, ConfigError> {
     let mut file = tempfile::Builder::new().prefix("conf").suffix(".toml").tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
-    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
     Config::load(Some(file.path()), environment, flags)
 }
 
@@ -142,4 +142,24 @@ fn backends_that_cannot_stand_together() {
 fn a_missing_file_is_an_error_only_when_it_was_asked_for() {
     let error = Config::load(Some(Path::new("/nonexistent/hawser.toml")), [], vec![]).unwrap_err();
     assert!(error.0.contains("/nonexistent/hawser.toml"), "{error}");
+}
+
+#[test]
+fn variables_that_are_no_text() {
+    use std::os::unix::ffi::OsStringExt;
+    let with = |name: &[u8]| {
+        let variable = (OsString::from_vec(name.to_vec()), OsString::from_vec(vec![0xff]));
+        Config::load(Some(Path::new("/dev/null")), [variable], vec![])
+    };
+    assert!(with(b"LS_COLORS").is_ok() && with(b"HAWSER_\xff").is_ok());
+    assert!(with(b"HAWSER_MODE").unwrap_err().0.contains("HAWSER_MODE"));
+}
+
+#[test]
+fn a_pool_is_of_one_backend() {
+    let of = |other: &str| {
+        refusal(&format!("[[backend]]\nname=\"a\"\ndirectory=\"/p\"\n[[backend]]\nname=\"b\"\ndirectory={other:?}\n"))
+    };
+    assert!(of("/p").contains("two backends have the directory /p"));
+    assert!(of("/p/./").contains("two backends have the directory /p"));
 }
