@@ -61,6 +61,9 @@ impl View {
                 view.add(other);
             }
         }
+        if view.connected.is_none() && !view.places().is_empty() && !may_be_directory(connector, id) {
+            view.mounts.iter_mut().for_each(|seen| seen.ours = None);
+        }
         Ok(view)
     }
 
@@ -162,9 +165,15 @@ pub(crate) fn list(places: &[&Path]) -> String {
     places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The volume whose directory, in a pool, this mount shows.
+/// The volume whose directory, in a pool, this mount shows. The first name counts: those below are the volume's content,
+/// which tenants name, and kubelet binds (subPath).
 pub(crate) fn directory_volume(entry: &MountEntry) -> Option<VolumeId> {
-    entry.root.components().rev().find_map(|c| VolumeId::parse(c.as_os_str().to_str()?).ok())
+    entry.root.components().find_map(|c| VolumeId::parse(c.as_os_str().to_str()?).ok())
+}
+
+/// Whether a mount of a directory of this name can be the volume's: not when its record says that it is a device.
+pub(crate) fn may_be_directory(connector: &dyn Connector, id: &VolumeId) -> bool {
+    connector.volume(id).map_or(true, |volume| !volume.kind.is_single_node())
 }
 
 fn how_shown(node: &Node, entry: &MountEntry, device: &Path, number: DeviceNumber) -> Result<Option<Ours>> {

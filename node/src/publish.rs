@@ -56,7 +56,7 @@ impl Node {
         };
         stager.check_flags()?;
         let (view, staged) = publisher.find_staged()?;
-        if staged.is_some() {
+        if staged.is_some() || !view.places().is_empty() {
             check_granted(&volume, &identity, view.connected.as_ref(), request.context.as_ref())?;
         }
         if publisher.is_published(&view)? {
@@ -105,8 +105,11 @@ impl<'a> Publisher<'a> {
                 match view.staging(fs, path) {
                     Staging::Staged(staged) => Ok((view, Some(staged))),
                     _ if !node.is_staged_by_caller => {
-                        // Says why when it cannot be staged.
-                        self.stager.find()?;
+                        // A plugin that was restarted may have lost its own staging, but not what it had published.
+                        if !view.is_ours_at(self.target) {
+                            // Says why when it cannot be staged.
+                            self.stager.find()?;
+                        }
                         Ok((view, None))
                     }
                     Staging::Absent | Staging::Foreign(_) => Err(not_staged(&view)),

@@ -5,7 +5,7 @@
 //! only then begins a new life. So "another incarnation asks" proves to the storage that the earlier one is over.
 
 use crate::node::{Life, Node};
-use crate::observe::{View, directory_volume};
+use crate::observe::{View, directory_volume, may_be_directory};
 use host::{MountEntry, deadline};
 use journal::record;
 use std::collections::BTreeSet;
@@ -172,7 +172,7 @@ impl Node {
         let mut volumes: BTreeSet<VolumeId> = mounts
             .iter()
             .filter_map(directory_volume)
-            .filter(|id| self.connectors.contains_key(id.backend()))
+            .filter(|id| self.connector(id).is_ok_and(|connector| may_be_directory(connector, id)))
             .collect();
         for connector in self.connectors.values() {
             for (id, connected) in connector.observe_all()? {

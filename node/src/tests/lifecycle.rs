@@ -189,3 +189,46 @@ fn a_volume_that_hangs_holds_up_no_other() {
     });
     lab.publish(&stuck, STAGING, TARGET).unwrap();
 }
+
+/// A managed plugin that crashed has lost the mounts of its own mount namespace, but not the propagated ones.
+#[test]
+fn what_was_published_survives_the_loss_of_our_own_staging() {
+    let mut lab = Lab::of(Profile::Swarm);
+    let volume = lab.attached("v", EXT4);
+    let clean = lab.state();
+    lab.publish(&volume, "", TARGET).unwrap();
+    lab.write("/targets/a/file", "kept").unwrap();
+    let own_staging = lab.node().own_staging_path(&volume.id);
+    lab.host.unmount(&own_staging).unwrap();
+    assert_eq!(lab.restart().unwrap().leftovers, Vec::<String>::new());
+    lab.publish(&volume, "", TARGET).unwrap();
+    refused(lab.publish(&volume.read_only(), "", TARGET), ErrorKind::AlreadyExists, "read-write");
+    assert_eq!(lab.read("/targets/a/file"), "kept");
+    lab.unpublish(&volume.id, TARGET).unwrap();
+    assert_eq!(lab.state().len(), clean.len(), "{:?}", lab.state());
+}
+
+/// Kubelet binds subdirectories that tenants name (subPath): a name alone makes no mount a volume's.
+#[test]
+fn a_tenant_cannot_claim_a_volume_by_the_name_of_a_directory() {
+    for (owner, victim) in [(EXT4, EXT4), (VolumeKind::Directory, EXT4), (VolumeKind::Directory, VolumeKind::Block)] {
+        let lab = Lab::new();
+        let tenant = lab.attached("tenant", owner);
+        lab.stage(&tenant, STAGING).unwrap();
+        lab.publish(&tenant, STAGING, TARGET).unwrap();
+        let volume = lab.attached("victim", victim);
+        let fake = PathBuf::from(format!("{TARGET}/volumes/{}/data", volume.id));
+        lab.host.create_directory(&fake).unwrap();
+        lab.host.create_directory(Path::new("/targets/subpath")).unwrap();
+        lab.host.bind(&fake, Path::new("/targets/subpath"), false).unwrap();
+        lab.stage(&volume, "/staging/b").unwrap();
+        lab.publish(&volume, "/staging/b", "/targets/b").unwrap();
+        lab.unpublish(&volume.id, "/targets/b").unwrap();
+        lab.unstage(&volume.id, "/staging/b").unwrap();
+        let error = lab.unpublish(&volume.id, "/targets/subpath").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{}", error.chain());
+        if owner == EXT4 {
+            refused(lab.unstage(&tenant.id, STAGING), ErrorKind::FailedPrecondition, "/targets/subpath");
+        }
+    }
+}
