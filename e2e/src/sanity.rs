@@ -6,6 +6,7 @@ use crate::junit::{self, Outcome};
 use crate::lab::{Lab, Options, PoolFs};
 use crate::missing_privilege;
 use crate::report::Report;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -26,6 +27,11 @@ const LATER: [(&str, &str); 8] = [
     ("ControllerListVolumeHealth not supported", "volume health comes later"),
     ("NodeGetVolumeHealth not supported", "volume health comes later"),
     ("NodeGetStorageHealth not supported", "volume health comes later"),
+];
+/// What the memory backend on its simulated host cannot show.
+const IN_MEMORY: [(&str, &str); 2] = [
+    ("No MaxVolumesPerNode", "memory has no limit of volumes"),
+    ("CreateTargetPathCmd was set", "the simulated host makes no real paths"),
 ];
 /// What snapshots do not need, as they are where their pool is.
 const NOT_NEEDED: [(&str, &str); 2] = [
@@ -87,7 +93,11 @@ fn run_in_lab(
     access: &str,
 ) -> Result<()> {
     let lab = if options.backend == "pool" { Lab::new(hawser, PoolFs::Xfs, 8192)? } else { Lab::without_pool(hawser)? };
-    let server = lab.start(&options.clone().set("HAWSER_BACKEND_MAX_VOLUMES_PER_NODE", MAX_VOLUMES))?;
+    let settings = match options.backend {
+        "pool" => options.clone().set("HAWSER_BACKEND_MAX_VOLUMES_PER_NODE", MAX_VOLUMES),
+        _ => options.clone(),
+    };
+    let server = lab.start(&settings)?;
     let junit = lab.path("junit.xml");
     let output = program(&lab, csi_sanity, options, access, &junit)?;
     let cases = std::fs::read_to_string(&junit)
@@ -100,7 +110,7 @@ fn run_in_lab(
             Outcome::Passed => report.ok(&test),
             Outcome::Pending => report.skipped(&test, "csi-sanity itself never runs it"),
             Outcome::Failed(why) => report.failed(&test, why),
-            Outcome::Skipped(why) => match allowed(options.profile, why) {
+            Outcome::Skipped(why) => match allowed(options, why) {
                 Some(reason) => report.skipped(&test, reason),
                 None => report.failed(&test, &format!("unexpected skip: {why}")),
             },
@@ -131,6 +141,13 @@ fn program(lab: &Lab, csi_sanity: &Path, options: &Options, access: &str, junit:
         .args(["-csi.testvolumeexpandsize", &EXPANDED_BYTES.to_string()])
         .arg("-csi.testnodevolumeattachlimit")
         .args(["-ginkgo.no-color", "-ginkgo.timeout", "5m"]);
+    if options.backend == "memory" {
+        // The simulated host has directories of its own: csi-sanity makes real ones, and does not look at targets.
+        let script = lab.path("mkdir.sh");
+        std::fs::write(&script, "#!/bin/sh\nmkdir -p \"$1\" && echo \"$1\"\n")?;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+        command.arg("-csi.createmountpathcmd").arg(&script);
+    }
     let output = command.stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let last: Vec<&str> = text.lines().rev().take(5).collect();
@@ -139,8 +156,12 @@ fn program(lab: &Lab, csi_sanity: &Path, options: &Options, access: &str, junit:
 }
 
 /// The reason for which a specification may be skipped.
-fn allowed(profile: &str, why: &str) -> Option<&'static str> {
-    let known = LATER.iter().chain(&NOT_NEEDED).find(|(text, _)| why.contains(text)).map(|(_, reason)| *reason);
-    let is_never_called = matches!(profile, "swarm" | "docker") && NEVER_CALLED.iter().any(|text| why.contains(text));
-    known.or(is_never_called.then_some("not offered in this profile: its orchestrator never calls it"))
+fn allowed(options: &Options, why: &str) -> Option<&'static str> {
+    let in_memory: &[_] = if options.backend == "memory" { &IN_MEMORY } else { &[] };
+    let known = LATER.iter().chain(&NOT_NEEDED).chain(in_memory).find(|(text, _)| why.contains(text));
+    let is_never_called =
+        matches!(options.profile, "swarm" | "docker") && NEVER_CALLED.iter().any(|text| why.contains(text));
+    known
+        .map(|(_, reason)| *reason)
+        .or(is_never_called.then_some("not offered in this profile: its orchestrator never calls it"))
 }

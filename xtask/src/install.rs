@@ -178,7 +178,7 @@ fn has_static_libc() -> bool {
     directories.into_iter().any(|directory| directory.join("libc.a").is_file())
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     process::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 

@@ -108,7 +108,7 @@ impl Lab {
             .env("HAWSER_PROFILE", options.profile)
             .env("HAWSER_MODE", options.mode)
             .env("HAWSER_STATE_DIR", state)
-            .env("HAWSER_LOG_LEVEL", "debug")
+            .env("HAWSER_LOG_LEVEL", "info")
             .env("HAWSER_BACKEND_TYPE", options.backend);
         if options.backend == "pool" {
             command.env("HAWSER_BACKEND_DIRECTORY", self.pool()).env("HAWSER_BACKEND_SCOPE", "shared");
