@@ -10,6 +10,7 @@ use crate::scenario::make_directories;
 use nix::time::{ClockId, clock_gettime};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -254,7 +255,8 @@ fn record(lab: &Lab) -> Result<Hawser> {
     let arguments = ["workload", "record", "--socket", &socket, "--ledger", &ledger];
     let recorder = lab.spawn_command(&Options::node("recorder"), &arguments)?;
     let end = Instant::now() + WRITTEN_DEADLINE;
-    while !Path::new(&socket).exists() {
+    // The socket is there before it listens.
+    while UnixStream::connect(&socket).is_err() {
         ensure(Instant::now() < end, || format!("the recorder does not listen: {}", recorder.last_lines()))?;
         std::thread::sleep(Duration::from_millis(5));
     }
