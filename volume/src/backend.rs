@@ -24,7 +24,19 @@ pub trait Backend: Send + Sync {
     /// In the order of ids. The token names the last id given out, so entries that come and go meanwhile do no harm.
     fn list_volumes(&self, page: &PageRequest) -> Result<Page<Volume>>;
 
+    /// Makes a lost or damaged record of the volume again from its data; fine when the record is well. The caller
+    /// vouches that no node uses the volume; `FailedPrecondition` when the storage sees that one does.
+    fn rebuild_volume(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
+        guard.check(id.as_str())?;
+        Err(Error::new(ErrorKind::Unsupported, format!("backend {} keeps no records to rebuild", self.name())))
+    }
+
     fn capacity(&self, query: &CapacityQuery) -> Result<Capacity>;
+
+    /// The size of the storage, where it has one that is cheap to know.
+    fn total_bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// From where volumes of this backend can be reached; empty: from everywhere.
     fn topology(&self) -> Result<Vec<Segments>>;

@@ -154,7 +154,7 @@ impl Connector for MemoryConnector {
     }
 
     fn max_volumes(&self) -> Option<u64> {
-        self.storage.max_volumes
+        None
     }
 
     fn topology(&self) -> Result<Segments> {

@@ -49,23 +49,7 @@ impl Attach for Pool {
             return Ok(());
         }
         let quiet = self.check_quiet(state.dir(), state.record(), held);
-        let still_releasing = |record: &VolumeRecord| {
-            record.releasing && record.attachment.as_ref().is_some_and(|now| now.epoch == held.epoch)
-        };
-        let ended = RecordDir::<VolumeRecord>::change(&self.volumes, id.as_str(), |state| {
-            let record = state.record();
-            Ok(still_releasing(record).then(|| match &quiet {
-                Ok(()) => released(record),
-                Err(_) => VolumeRecord { releasing: false, ..record.clone() },
-            }))
-        })?;
-        quiet?;
-        match ended.as_ref().and_then(|state| state.record().attachment.as_ref()) {
-            Some(again) if again.holder == held.holder && again.epoch == held.epoch && again.proof.is_none() => {
-                Err(Error::new(ErrorKind::Busy, format!("volume {id} was attached again while it was detached; retry")))
-            }
-            _ => Ok(()),
-        }
+        self.end_release(id, &state, held, quiet)
     }
 
     fn nodes(&self) -> Result<Vec<volume::NodeRecord>> {
@@ -103,6 +87,34 @@ impl Pool {
                 Some(VolumeRecord { epoch: grant.epoch, attachment: Some(grant), ..released(record) })
             }
         })
+    }
+
+    /// The second half of a detach: `marked` is the state with its mark, `quiet` what was seen of the holder since.
+    fn end_release(
+        &self,
+        id: &VolumeId,
+        marked: &RecordDir<VolumeRecord>,
+        held: &Attachment,
+        quiet: Result<()>,
+    ) -> Result<()> {
+        let still_releasing = |record: &VolumeRecord| {
+            record.releasing && record.attachment.as_ref().is_some_and(|now| now.epoch == held.epoch)
+        };
+        let ended = RecordDir::<VolumeRecord>::change(&self.volumes, id.as_str(), |state| {
+            let record = state.record();
+            Ok(match &quiet {
+                // Since any other change the holder may have been let in and connected again.
+                Ok(()) => (state.generation() == marked.generation()).then(|| released(record)),
+                Err(_) => still_releasing(record).then(|| VolumeRecord { releasing: false, ..record.clone() }),
+            })
+        })?;
+        quiet?;
+        match ended.as_ref().and_then(|state| state.record().attachment.as_ref()) {
+            Some(again) if again.holder == held.holder && again.epoch == held.epoch && again.proof.is_none() => {
+                Err(Error::new(ErrorKind::Busy, format!("volume {id} changed while it was detached; retry")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_reaches(&self, node: &NodeId) -> Result<()> {
@@ -204,4 +216,38 @@ fn released(record: &VolumeRecord) -> VolumeRecord {
 
 pub(crate) fn no_volume(id: &VolumeId) -> Error {
     Error::not_found(format!("there is no volume {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::lab;
+    use conformance::backend::refused;
+    use volume::FsType;
+
+    /// One that slept after it found the holder quiet, while that was attached, connected, and is being detached again.
+    #[test]
+    fn a_late_detach_releases_nobody_who_came_back() {
+        let Some((s, pool)) = lab("a_late_detach_releases_nobody_who_came_back", FsType::Xfs) else { return };
+        let (id, n1) = (s.create("v").id, s.register("n1"));
+        s.attach(&id, &n1).unwrap();
+        let mark = || {
+            RecordDir::<VolumeRecord>::change(&pool.volumes, id.as_str(), |state| {
+                Ok(Some(VolumeRecord { releasing: true, ..state.record().clone() }))
+            })
+            .unwrap()
+            .unwrap()
+        };
+        let marked = mark();
+        let held = marked.record().attachment.clone().unwrap();
+        let quiet = pool.check_quiet(marked.dir(), marked.record(), &held);
+        s.attach(&id, &n1).unwrap();
+        s.connect(&id, &n1, None).unwrap();
+        drop(mark());
+        refused(pool.end_release(&id, &marked, &held, quiet), ErrorKind::Busy);
+        assert_eq!(s.holder(&id), Some(n1.id.clone()));
+        s.disconnect(&id, &n1);
+        s.detach(&id, Some(&n1)).unwrap();
+        assert_eq!(s.holder(&id), None);
+    }
 }

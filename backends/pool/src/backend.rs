@@ -1,7 +1,7 @@
 //! The pool as the controller sees it.
 
 use crate::Pool;
-use host::file::FileSystemKind;
+use host::file::{FileSystemKind, space};
 use volume::{
     Backend, BackendName, Capacity, CapacityQuery, Expand, Page, PageRequest, Restrictions, Result, Segments,
     Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
@@ -32,6 +32,15 @@ impl Backend for Pool {
 
     fn list_volumes(&self, page: &PageRequest) -> Result<Page<Volume>> {
         self.list(page)
+    }
+
+    fn rebuild_volume(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
+        self.rebuild_damaged(guard, id)
+    }
+
+    fn total_bytes(&self) -> Result<Option<u64>> {
+        self.check_reachable()?;
+        Ok(Some(space(&self.dir)?.total_bytes))
     }
 
     fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {

@@ -6,7 +6,7 @@
 use crate::Pool;
 use crate::attach::no_volume;
 use crate::create::DATA;
-use crate::loops::{is_cut_off, is_of_another};
+use crate::loops::{images_there, is_cut_off, is_of_another};
 use crate::model::{VolumeRecord, label_epoch, loop_label};
 use crate::record::RecordDir;
 use host::{LoopDevice, LoopRequest};
@@ -37,6 +37,13 @@ impl Connector for Pool {
             let data = granted.state.dir().child(DATA)?;
             return Ok(Connected::Directory { path: data.path().to_owned() });
         };
+        match self.describe_current(&granted.state) {
+            // A full pool is no reason to keep a workload down.
+            Err(error) if error.kind() == ErrorKind::Exhausted => {
+                tracing::warn!(volume = %request.volume, error = error.chain(), "its image does not say what it is");
+            }
+            described => described.map_err(|error| self.granted(request).err().unwrap_or(error))?,
+        }
         if !self.sees_all_loops() {
             self.note_connected(request, true)?;
         }
@@ -66,8 +73,14 @@ impl Connector for Pool {
 
     fn disconnect(&self, guard: &VolumeGuard, id: &VolumeId, node: &NodeIdentity) -> Result<()> {
         guard.check(id.as_str())?;
-        for device in self.own_loops(id, Some(node))? {
+        let (own, strays) = self.loops_by_owner(id, Some(node))?;
+        for device in own {
             self.host.detach_loop(&device)?;
+        }
+        for device in strays {
+            if let Err(error) = self.host.detach_loop(&device) {
+                tracing::info!(volume = %id, error = error.chain(), "a device of an earlier volume of this name stays");
+            }
         }
         if !self.sees_all_loops() {
             RecordDir::<VolumeRecord>::change(&self.volumes, id.as_str(), |state| {
@@ -293,22 +306,32 @@ impl Pool {
         Ok(())
     }
 
-    /// The volume's loops on this kernel that are not known to be another node's: `node`, or the configured one.
     fn own_loops(&self, id: &VolumeId, node: Option<&NodeIdentity>) -> Result<Vec<LoopDevice>> {
+        self.loops_by_owner(id, node).map(|(own, strays)| own.into_iter().chain(strays).collect())
+    }
+
+    /// The volume's loops on this kernel that are not known to be another node's than `node`, or the configured one;
+    /// and strays that carry the volume's label and whose image is none of its: of a deleted volume of this name.
+    fn loops_by_owner(&self, id: &VolumeId, node: Option<&NodeIdentity>) -> Result<(Vec<LoopDevice>, Vec<LoopDevice>)> {
         let node = node.map(|node| &node.id).or(self.config.node.as_ref());
         let state = match RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()) {
             Ok(Some(state)) => state,
-            Ok(None) => return self.loops_labelled(id),
+            Ok(None) => return Ok((self.loops_labelled(id)?, Vec::new())),
             // What is connected can be taken down without the record; a device in use is not.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                return self.loops_labelled(id);
+                return Ok((self.loops_labelled(id)?, Vec::new()));
             }
             Err(error) => return Err(error),
         };
         let record = state.record();
+        let there = images_there(state.dir(), record)?;
         let mut loops = self.loops_of_volume(state.dir(), record)?;
         loops.retain(|device| node.is_none_or(|node| !is_of_another(record, device, node)));
-        Ok(loops)
+        let is_known = |device: &LoopDevice| {
+            let epoch = label_epoch(id, &device.label);
+            there.contains(&device.backing_inode) || epoch.is_some_and(|epoch| record.node_of(epoch).is_some())
+        };
+        Ok(loops.into_iter().partition(is_known))
     }
 }
 

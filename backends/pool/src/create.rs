@@ -1,7 +1,7 @@
 //! Making volumes: everything is built in a directory that nobody sees and gets its name when it is durable.
 
 use crate::image::{image_identity, length};
-use crate::model::{SnapshotRecord, VolumeRecord, image_name};
+use crate::model::{SnapshotRecord, VolumeRecord, image_name, label_epoch};
 use crate::record::RecordDir;
 use crate::{Pool, now_ms};
 use host::Probe;
@@ -11,7 +11,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use uuid::Uuid;
 use volume::{
-    Epoch, Error, ErrorKind, FsType, ImageIdentity, Result, Volume, VolumeGuard, VolumeKind, VolumeSource, VolumeSpec,
+    Epoch, Error, ErrorKind, FsType, ImageIdentity, Result, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSource,
+    VolumeSpec,
 };
 
 /// The directory of a directory volume.
@@ -165,7 +166,7 @@ impl Pool {
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
             created_at_ms: now_ms(),
-            epoch: Epoch(0),
+            epoch: self.first_epoch(&spec.id)?,
             image: None,
             fs_uuid: None,
             // A copy holds data: it is never formatted.
@@ -210,6 +211,13 @@ impl Pool {
         self.describe_volume(&image, &record)?;
         image.sync_all().map_err(|e| Error::io(format!("making {} durable", path.display()), e))?;
         Ok(record)
+    }
+
+    /// A fenced node may still have a device of a deleted volume of this name. No grant of the new one may have the
+    /// epoch on its label, or the two would be taken for each other.
+    fn first_epoch(&self, id: &VolumeId) -> Result<Epoch> {
+        let left = self.loops_labelled(id)?;
+        Ok(left.iter().filter_map(|device| label_epoch(id, &device.label)).max().unwrap_or_default())
     }
 
     fn build_directory(&self, dir: &Dir, record: &VolumeRecord) -> Result<()> {

@@ -68,8 +68,8 @@ impl Pool {
         let allocated = allocated_bytes(&image)?;
         if !record.thick {
             self.check_room(0, &what)?;
-        } else if allocated < size_bytes {
-            self.check_room(size_bytes - allocated, &what)?;
+        } else if present < size_bytes || allocated < size_bytes {
+            self.check_room(size_bytes.saturating_sub(allocated), &what)?;
             allocate(&image, record.size_bytes..size_bytes, self.effects())?;
         }
         if present < size_bytes {

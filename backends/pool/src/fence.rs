@@ -23,6 +23,8 @@ use volume::{
 const AT_ONCE: usize = 8;
 /// Another fencer that is faster ends this one's work; this many others in a row are none.
 const MAX_ROUNDS: u32 = 16;
+/// Formers kept in a record, the latest: it must not grow without bound.
+const MAX_FORMERS: usize = 256;
 /// Two that limit one loop at the same time disturb each other.
 const MAX_COLLISIONS: u32 = 16;
 
@@ -124,6 +126,11 @@ impl Pool {
                 state.dir().sync()?;
                 self.settle_logged(&state);
                 return Ok(Some(proof.clone()));
+            }
+            // After the volume's record, as a grant reads it: a fence that slept must not hit the node's next life.
+            if !self.known_node(node)?.is_fenced() {
+                let message = format!("node {node} came back while it was fenced; volume {id} is left to it");
+                return Err(Error::new(ErrorKind::Busy, message));
             }
             let (method, forks) = self.method(&record, how)?;
             let evidence = self.cut_off(state.dir(), &record, held.epoch)?;
@@ -332,6 +339,7 @@ fn fenced(record: &VolumeRecord, held: &Attachment, proof: &FenceProof, fork: Op
         image: record.image.clone(),
         fenced_at_ms: proof.at_ms,
     });
+    former.drain(..former.len().saturating_sub(MAX_FORMERS));
     VolumeRecord {
         image: fork.or_else(|| record.image.clone()),
         attachment: Some(Attachment { proof: Some(proof.clone()), ..held.clone() }),

@@ -1,6 +1,7 @@
 //! Images: opening the one that a record means, copying it at one instant, and what is written on it about itself.
 
 use crate::Pool;
+use crate::loops::is_cut_off;
 use crate::model::{SnapshotRecord, VolumeRecord};
 use host::LoopDevice;
 use host::file::{Access, Dir, get_xattr, identity, set_xattr};
@@ -39,7 +40,7 @@ impl Pool {
         if (found.inode, found.generation) != (image.inode, image.generation) {
             return Err(corrupt(
                 "is not the file that the record names (it was replaced or restored from a backup); \
-                 check what is in it, then: hawser rebuild",
+                 check what is in it, then: hawser volume rebuild VOLUME",
             ));
         }
         Ok(file)
@@ -59,7 +60,10 @@ impl Pool {
         // Also of what a page cache holds: the copy has everything that was written before it began.
         source.sync_all().map_err(|e| Error::io("making the source of a copy durable", e))?;
         let loops = match kind {
-            VolumeKind::FileSystem(_) => self.loops_of(source)?,
+            // A fenced holder's file system is behind the image by now, and cannot be frozen: it writes nothing any more.
+            VolumeKind::FileSystem(_) => {
+                self.loops_of(source)?.into_iter().filter(|device| !is_cut_off(device)).collect()
+            }
             VolumeKind::Block | VolumeKind::Directory => Vec::new(),
         };
         self.copy_frozen(&loops, source, target)

@@ -3,7 +3,7 @@
 
 use crate::PoolConfig;
 use crate::template::make_image;
-use host::file::{Access, Dir, identity, probe_reflink};
+use host::file::{Access, Dir, FileSystemKind, filesystem_of, identity, probe_reflink};
 use host::{Host, LoopDevice, LoopRequest, MountRequest};
 use std::fs::{File, TryLockError};
 use std::thread::sleep;
@@ -23,15 +23,30 @@ pub(crate) fn image_pool(config: &PoolConfig, host: &dyn Host, outer: &Dir) -> R
         if outer.contains("pool.json")? || probe_reflink(outer)? {
             return Ok(None);
         }
+        refuse_network(outer)?;
         make_image(outer, IMAGE, FsType::Xfs, bytes)
             .map_err(|e| e.context(format!("making the pool's image in {}", outer.path().display())))?;
     }
+    refuse_network(outer)?;
     let image = outer.open_file(IMAGE, Access::ReadWrite)?;
     // Two drivers that start at once must not attach the image twice: two mounts of two loops would destroy it.
     lock(&image, outer)?;
     let device = attached(host, outer, &image)?;
     mount(host, outer, &device)?;
     Dir::open(&outer.path().join(MOUNT), outer.effects().clone()).map(Some)
+}
+
+/// Each machine would mount the image for itself, and xfs that two kernels have mounted is lost.
+fn refuse_network(outer: &Dir) -> Result<()> {
+    let FileSystemKind::Network(kind) = filesystem_of(outer)? else { return Ok(()) };
+    Err(Error::new(
+        ErrorKind::FailedPrecondition,
+        format!(
+            "{} is on a file system that several machines can have ({kind}), where a pool cannot be kept in an image; \
+             set up without image_bytes",
+            outer.path().display()
+        ),
+    ))
 }
 
 fn attached(host: &dyn Host, outer: &Dir, image: &File) -> Result<LoopDevice> {

@@ -4,10 +4,10 @@
 //! the loop is there, and the label that it was attached with, `v<hash>@<epoch>`.
 
 use crate::Pool;
-use crate::model::{VolumeRecord, label_epoch};
+use crate::model::{VolumeRecord, label_epoch, orphan_name};
 use host::LoopDevice;
-use host::file::Dir;
-use volume::{Epoch, ImageIdentity, NodeId, Result, VolumeId};
+use host::file::{Access, Dir, identity};
+use volume::{Epoch, ErrorKind, ImageIdentity, NodeId, Result, VolumeId};
 
 /// A fence leaves less than one block of the loop; nothing else limits loops of this driver.
 const FENCED_BELOW_BYTES: u64 = 4096;
@@ -15,8 +15,7 @@ const FENCED_BELOW_BYTES: u64 = 4096;
 impl Pool {
     /// Every loop of the volume's images: the current one, those of fenced holders, and whatever carries its label.
     pub(crate) fn loops_of_volume(&self, dir: &Dir, record: &VolumeRecord) -> Result<Vec<LoopDevice>> {
-        let images = record.image.iter().chain(record.former.iter().filter_map(|former| former.image.as_ref()));
-        let inodes: Vec<u64> = images.map(|image| image.inode).collect();
+        let inodes = images_there(dir, record)?;
         self.loops_where(dir, |device| {
             inodes.contains(&device.backing_inode) || label_epoch(&record.id, &device.label).is_some()
         })
@@ -40,6 +39,28 @@ impl Pool {
     }
 }
 
+/// The inodes of the volume's images that are still there. Of one that is gone no loop is left, unless it carries the
+/// volume's label, and its number may be that of somebody else's file by now.
+pub(crate) fn images_there(dir: &Dir, record: &VolumeRecord) -> Result<Vec<u64>> {
+    let images = record.image.iter().chain(record.former.iter().filter_map(|former| former.image.as_ref()));
+    let mut inodes = Vec::new();
+    for image in images {
+        for name in [Some(image.name.clone()), orphan_name(&image.name)].into_iter().flatten() {
+            match dir.open_file(&name, Access::Read) {
+                Ok(file) => {
+                    let found = identity(&file)?;
+                    if (found.inode, found.generation) == (image.inode, image.generation) {
+                        inodes.push(image.inode);
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(inodes)
+}
+
 /// Whether the loop passes no write on any more.
 pub(crate) fn is_cut_off(device: &LoopDevice) -> bool {
     (1..FENCED_BELOW_BYTES).contains(&device.size_limit_bytes)
@@ -55,4 +76,63 @@ pub(crate) fn is_of_another(record: &VolumeRecord, device: &LoopDevice, node: &N
 /// nobody knows who made it; one of a later epoch belongs to a successor and must not be touched.
 pub(crate) fn is_not_newer(record: &VolumeRecord, device: &LoopDevice, epoch: Epoch) -> bool {
     label_epoch(&record.id, &device.label).is_none_or(|labelled| labelled <= epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{Former, VolumeRecord};
+    use crate::record::RecordDir;
+    use crate::testing::lab;
+    use volume::{Connector, Epoch, Fence, FenceHow, FsType, Holder, ImageIdentity};
+
+    /// An orphan is removed in time, and its inode number goes to the next image that is made.
+    #[test]
+    fn the_number_of_an_inode_that_is_gone_means_nothing() {
+        let Some((s, pool)) = lab("the_number_of_an_inode_that_is_gone_means_nothing", FsType::Xfs) else { return };
+        let (first, second) = (s.create("first").id, s.create("second").id);
+        let (n1, n2) = (s.register("n1"), s.register("n2"));
+        s.attach(&second, &n2).unwrap();
+        let device = s.connect(&second, &n2, None).unwrap();
+        let reused = RecordDir::<VolumeRecord>::find(&pool.volumes, second.as_str()).unwrap().unwrap();
+        let inode = reused.record().image.as_ref().unwrap().inode;
+        RecordDir::<VolumeRecord>::change(&pool.volumes, first.as_str(), |state| {
+            let image = ImageIdentity { name: "image.0000000000000007".to_owned(), inode, generation: 1 };
+            let holder = Holder { node: n1.id.clone(), incarnation: n1.incarnation };
+            let former = vec![Former { holder, epoch: Epoch(7), image: Some(image), fenced_at_ms: 0 }];
+            Ok(Some(VolumeRecord { former, ..state.record().clone() }))
+        })
+        .unwrap();
+        assert_eq!(pool.observe(&first).unwrap(), None, "it is another volume's");
+        s.disconnect(&first, &n1);
+        assert_eq!(pool.observe(&second).unwrap(), Some(device), "and it is still there");
+        s.disconnect(&second, &n2);
+    }
+
+    /// A fenced node keeps its device while the volume is deleted and another of the same name is made.
+    #[test]
+    fn a_new_volume_of_an_old_name_is_not_taken_for_the_old() {
+        let Some((s, pool)) = lab("a_new_volume_of_an_old_name_is_not_taken_for_the_old", FsType::Xfs) else { return };
+        let id = s.create("v").id;
+        let (n1, n2) = (s.register("n1"), s.register("n2"));
+        s.attach(&id, &n1).unwrap();
+        let old = s.connect(&id, &n1, None).unwrap();
+        let volume::Connected::Device { path, epoch, .. } = &old else { panic!("{old:?}") };
+        // As a mount has it.
+        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_EXCL;
+        let mounted = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).unwrap();
+        Fence::fence(&*pool, &n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+        s.delete(&id).unwrap();
+        s.create("v");
+        let granted = s.attach(&id, &n2).unwrap();
+        assert!(granted.epoch > *epoch, "both have epoch {epoch}");
+        let new = s.connect(&id, &n2, None).unwrap();
+        assert_ne!(new, old);
+        assert_eq!(pool.observe(&id).unwrap(), Some(new));
+        // What the old node still has in use keeps nobody from disconnecting and detaching the new volume.
+        s.disconnect(&id, &n2);
+        s.detach(&id, Some(&n2)).unwrap();
+        drop(mounted);
+        s.disconnect(&id, &n2);
+        assert_eq!(pool.loops_labelled(&id).unwrap(), []);
+    }
 }

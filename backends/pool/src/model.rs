@@ -67,16 +67,21 @@ pub(crate) struct NodeRecordFile(pub(crate) NodeRecord);
 impl Record for VolumeRecord {
     const WHAT: &'static str = "volume";
     const FORMAT: u32 = 1;
+    const REMEDY: &'static str = "Make sure that no node uses this volume, then: hawser volume rebuild VOLUME";
 }
 
 impl Record for SnapshotRecord {
     const WHAT: &'static str = "snapshot";
     const FORMAT: u32 = 1;
+    const REMEDY: &'static str = "Remove its files record.*: the driver makes the record again from the snapshot's image \
+                                  when it starts next";
 }
 
 impl Record for NodeRecordFile {
     const WHAT: &'static str = "node";
     const FORMAT: u32 = 1;
+    const REMEDY: &'static str = "Stop the driver of this node, take its workloads down, remove this directory, and start \
+                                  the driver: the node registers anew";
 }
 
 impl VolumeRecord {

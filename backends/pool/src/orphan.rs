@@ -41,14 +41,7 @@ impl Pool {
         for name in dir.names()? {
             match role(&name, current, record) {
                 None | Some(Role::Unknown) => {}
-                Some(Role::Current) => {
-                    let file = self.open_image(dir, current)?;
-                    if description::<VolumeRecord>(&file)?.is_none() {
-                        let free = VolumeRecord { attachment: None, former: Vec::new(), ..record.clone() };
-                        self.describe_volume(&file, &free)?;
-                        file.sync_all().map_err(|e| Error::io("making an image's description durable", e))?;
-                    }
-                }
+                Some(Role::Current) => self.describe_current(state)?,
                 Some(Role::Former) => {
                     if let Some(orphan) = orphan_name(&name) {
                         match dir.rename_noreplace(&name, dir, &orphan) {
@@ -65,6 +58,20 @@ impl Pool {
             }
         }
         Ok(())
+    }
+
+    /// Writes on the current image what it is, where that is missing: on a fork. Until then a rebuild takes the image
+    /// that it was made from for the volume, so nobody may write to it before.
+    pub(crate) fn describe_current(&self, state: &RecordDir<VolumeRecord>) -> Result<()> {
+        let (dir, record) = (state.dir(), state.record());
+        let Some(current) = &record.image else { return Ok(()) };
+        let file = self.open_image(dir, current)?;
+        if description::<VolumeRecord>(&file)?.is_some() {
+            return Ok(());
+        }
+        let free = VolumeRecord { attachment: None, former: Vec::new(), ..record.clone() };
+        self.describe_volume(&file, &free)?;
+        file.sync_all().map_err(|e| Error::io("making an image's description durable", e))
     }
 
     pub(crate) fn all_orphans(&self) -> Result<Vec<Orphan>> {

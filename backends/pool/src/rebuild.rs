@@ -7,7 +7,7 @@
 use crate::create::DATA;
 use crate::image::{description, image_identity, length};
 use crate::model::{SnapshotRecord, VolumeRecord, image_epoch, orphan_epoch};
-use crate::record::{Record, RecordDir, Swap, is_record};
+use crate::record::{Record, RecordDir, Swap, generation_of, is_record};
 use crate::{Pool, now_ms};
 use host::file::{Access, Dir, identity};
 use std::fs::File;
@@ -20,11 +20,15 @@ const EPOCHS_SKIPPED: u64 = 1 << 32;
 impl Pool {
     /// Makes the record of a volume again when it cannot be read; fine when it can. The caller vouches that no node uses the
     /// volume; what this kernel can see of that is checked.
-    pub fn rebuild_volume(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
+    pub(crate) fn rebuild_damaged(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
         guard.check(id.as_str())?;
         self.check_reachable()?;
-        if RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()).is_ok_and(|found| found.is_some()) {
-            return Ok(());
+        match RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()) {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => {}
+            // A record that cannot be read just now, or by this driver, may be well and name a holder.
+            Err(error) => return Err(error),
         }
         let dir = self.volumes.find_child(id.as_str())?;
         let dir = dir.ok_or_else(|| Error::not_found(format!("there is no volume {id} to rebuild")))?;
@@ -41,7 +45,7 @@ impl Pool {
                 } else {
                     Err(Error::new(
                         ErrorKind::FailedPrecondition,
-                        "other machines may be using it; make sure that none does, then: hawser rebuild",
+                        "other machines may be using it; make sure that none does, then: hawser volume rebuild VOLUME",
                     ))
                 };
                 match done {
@@ -141,7 +145,10 @@ fn newest_described<'a>(dir: &Dir, names: &'a [String]) -> Result<(VolumeRecord,
 
 /// A generation above every one that a writer of the lost records could still be about to link.
 fn publish<T: Record>(parent: &Dir, name: &str, dir: &Dir, record: T) -> Result<()> {
-    match RecordDir::restore(parent, name, dir, now_ms(), record)? {
+    let highest = dir.names()?.iter().filter_map(|name| generation_of(name)).max().unwrap_or_default();
+    // The clock may have been set back since the record was last rebuilt.
+    let generation = now_ms().max(highest.saturating_add(1));
+    match RecordDir::restore(parent, name, dir, generation, record)? {
         Swap::Won => Ok(()),
         Swap::Lost => Err(Error::new(ErrorKind::Busy, format!("the record of {name} came back meanwhile; look again"))),
     }

@@ -29,6 +29,8 @@ pub(crate) trait Record: Clone + Serialize + DeserializeOwned {
     const WHAT: &'static str;
     /// What this driver writes.
     const FORMAT: u32;
+    /// What to do about a damaged one, to follow a semicolon or a full stop.
+    const REMEDY: &'static str;
 
     /// Turns a record of an older format into one of [`Record::FORMAT`]; `None` when there is no way.
     fn upgrade(from: u32, record: Value) -> Option<Value> {
@@ -76,7 +78,7 @@ impl<T: Record> RecordDir<T> {
                 if !in_place(parent, name, &dir)? {
                     continue;
                 }
-                return Err(corrupt(&dir, T::WHAT, "it has no record"));
+                return Err(corrupt::<T>(&dir, "it has no record"));
             };
             let bytes = match dir.read(&file_name(generation), MAX_RECORD_BYTES) {
                 Ok(bytes) => bytes,
@@ -88,8 +90,7 @@ impl<T: Record> RecordDir<T> {
             if highest(&dir)? != Some(generation) || !in_place(parent, name, &dir)? {
                 continue;
             }
-            let record = decode(&bytes, generation)
-                .map_err(|problem| problem.into_error(&dir, T::WHAT, generation, T::FORMAT))?;
+            let record = decode(&bytes, generation).map_err(|problem| problem.into_error::<T>(&dir, generation))?;
             return Ok(Some(Self { parent: parent.clone(), name: name.to_owned(), dir, generation, record }));
         }
         Err(busy(parent, name))
@@ -169,7 +170,7 @@ impl<T: Record> RecordDir<T> {
     /// Swaps the state that was read for `next`. An error leaves open which of both counts; a retry reads it.
     pub(crate) fn publish(&mut self, next: T) -> Result<Swap> {
         let generation =
-            self.generation.checked_add(1).ok_or_else(|| corrupt(&self.dir, T::WHAT, "its generations are used up"))?;
+            self.generation.checked_add(1).ok_or_else(|| corrupt::<T>(&self.dir, "its generations are used up"))?;
         let name = file_name(generation);
         let bytes = encode(&next, generation)?;
         match with_ballast(&self.parent, || self.dir.publish(&name, &bytes)) {
@@ -195,6 +196,11 @@ impl<T: Record> RecordDir<T> {
 
     pub(crate) fn record(&self) -> &T {
         &self.record
+    }
+
+    /// Grows with each change.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(crate) fn dir(&self) -> &Dir {
@@ -250,7 +256,7 @@ fn file_name(generation: u64) -> String {
     format!("{PREFIX}{generation:016x}")
 }
 
-fn generation_of(name: &str) -> Option<u64> {
+pub(crate) fn generation_of(name: &str) -> Option<u64> {
     let hex = name.strip_prefix(PREFIX)?;
     let canonical = hex.len() == 16 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     canonical.then(|| u64::from_str_radix(hex, 16).ok()).flatten()
@@ -259,6 +265,13 @@ fn generation_of(name: &str) -> Option<u64> {
 fn encode<T: Record>(record: &T, generation: u64) -> Result<Vec<u8>> {
     let failed = |e| Error::with_source(ErrorKind::Internal, format!("writing a {} record", T::WHAT), e);
     let mut bytes = serde_json::to_vec(&Envelope { format: T::FORMAT, generation, record }).map_err(failed)?;
+    if bytes.len() as u64 > MAX_RECORD_BYTES / 2 {
+        return Err(Error::invalid(format!(
+            "a {} record of {} bytes would be too large; give it fewer or shorter parameters",
+            T::WHAT,
+            bytes.len()
+        )));
+    }
     let checksum = Checksum { crc32c: crc32c::crc32c(&bytes) };
     bytes.push(b'\n');
     serde_json::to_writer(&mut bytes, &checksum).map_err(failed)?;
@@ -298,7 +311,8 @@ fn decode<T: Record>(bytes: &[u8], generation: u64) -> std::result::Result<T, Pr
 }
 
 impl Problem {
-    fn into_error(self, dir: &Dir, what: &str, generation: u64, known: u32) -> Error {
+    fn into_error<T: Record>(self, dir: &Dir, generation: u64) -> Error {
+        let (what, known) = (T::WHAT, T::FORMAT);
         let file = dir.path().join(file_name(generation));
         let file = file.display();
         match self {
@@ -317,20 +331,19 @@ impl Problem {
                 ErrorKind::Corrupt,
                 format!(
                     "the {what} record {file} is damaged: {problem}; an older generation is not used in its place, since \
-                     it could bring a former holder back. Make sure that no node uses this {what}, then: hawser rebuild"
+                     it could bring a former state back. {}",
+                    T::REMEDY
                 ),
             ),
         }
     }
 }
 
-fn corrupt(dir: &Dir, what: &str, problem: &str) -> Error {
+fn corrupt<T: Record>(dir: &Dir, problem: &str) -> Error {
+    let what = T::WHAT;
     Error::new(
         ErrorKind::Corrupt,
-        format!(
-            "the {what} in {} is damaged: {problem}. Make sure that no node uses it, then: hawser rebuild",
-            dir.path().display()
-        ),
+        format!("the {what} in {} is damaged: {problem}. {}", dir.path().display(), T::REMEDY),
     )
 }
 

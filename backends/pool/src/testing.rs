@@ -1,7 +1,33 @@
 //! What the tests of several modules use.
 
 use crate::model::VolumeRecord;
+use crate::{Pool, PoolConfig};
+use conformance::backend::Subject;
+use conformance::scratch::ScratchPool;
+use host::{Effects, LinuxHost};
+use std::sync::Arc;
 use volume::{BackendName, Epoch, FsType, Parameters, VolumeId, VolumeKind, VolumeName};
+
+/// A pool on a file system of its own; says why and gives `None` on a machine that cannot have one.
+pub(crate) fn lab(test: &str, fs: FsType) -> Option<(Subject, Arc<Pool>)> {
+    let scratch = match ScratchPool::new(fs, 1 << 30) {
+        Ok(scratch) => scratch,
+        Err(reason) => {
+            println!("SKIPPED: {test}: {reason}");
+            return None;
+        }
+    };
+    let config = PoolConfig::new(BackendName::parse("pool").unwrap(), scratch.path().join("pool"));
+    let pool = Arc::new(Pool::open(config, Arc::new(LinuxHost::new(Effects::default())), Effects::default()).unwrap());
+    let another = pool.clone();
+    let subject = Subject {
+        backend: pool.clone(),
+        connector: pool.clone(),
+        another: Box::new(move || another.clone()),
+        keep: Box::new(scratch),
+    };
+    Some((subject, pool))
+}
 
 /// A fresh volume's record.
 pub(crate) fn record(name: &str) -> VolumeRecord {

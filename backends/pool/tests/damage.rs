@@ -92,7 +92,7 @@ fn a_damaged_record_is_shown_and_hides_no_other() {
     bytes[100] ^= 1;
     fs::write(&record, bytes).unwrap();
     let problem = bench.problem();
-    assert!(problem.contains("damaged") && problem.contains("hawser rebuild"), "{problem}");
+    assert!(problem.contains("damaged") && problem.contains("hawser volume rebuild"), "{problem}");
     bench.other_is_well();
     refused(bench.pool.ensure_volume(&lock(&bench.victim.id), &spec(&bench.pool, "victim")), ErrorKind::Corrupt);
     refused(bench.pool.delete_volume(&lock(&bench.victim.id), &bench.victim.id), ErrorKind::Corrupt);
@@ -115,6 +115,17 @@ fn a_record_of_a_newer_driver_is_left_alone() {
     assert!(problem.contains("newer"), "{problem}");
     bench.other_is_well();
     refused(bench.pool.delete_volume(&lock(&bench.victim.id), &bench.victim.id), ErrorKind::Unsupported);
+    refused(bench.pool.rebuild_volume(&lock(&bench.victim.id), &bench.victim.id), ErrorKind::Unsupported);
+    assert!(bench.problem().contains("newer"), "a rebuild does not replace it");
+}
+
+#[test]
+fn a_record_that_could_not_be_read_again_is_not_written() {
+    let bench = Bench::new();
+    let parameters = Parameters { mount_flags: vec!["x".repeat(2 << 20)], ..Parameters::default() };
+    let large = VolumeSpec { parameters, ..spec(&bench.pool, "large") };
+    refused(bench.pool.ensure_volume(&lock(&large.id), &large), ErrorKind::InvalidArgument);
+    assert_eq!(bench.pool.find_volume(&large.id).unwrap(), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::PoolConfig;
+use crate::testing::lab;
 use conformance::backend::{Subject, refused};
 use conformance::scratch::ScratchPool;
 use host::file::FileSystemKind;
@@ -75,4 +76,56 @@ fn a_node_out_of_sight_is_asked_by_its_record_whether_it_is_connected() {
     s.disconnect(&id, &n1);
     s.detach(&id, Some(&n1)).unwrap();
     assert_eq!(s.holder(&id), None);
+}
+
+/// A fencer that slept between the node's record and a volume's, while the node came back.
+#[test]
+fn a_late_fence_leaves_the_nodes_next_life_alone() {
+    let Some((s, pool)) = lab("a_late_fence_leaves_the_nodes_next_life_alone", FsType::Xfs) else { return };
+    let (id, n1) = (s.create("v").id, s.register("n1"));
+    s.attach(&id, &n1).unwrap();
+    pool.mark_fenced(&n1.id, "test", FenceHow::Enforce).unwrap();
+    let again = s.register("n1");
+    s.attach(&id, &again).unwrap();
+    let device = s.connect(&id, &again, None).unwrap();
+    refused(pool.fence_volume(&id, &n1.id, "test", FenceHow::Enforce), ErrorKind::Busy);
+    assert_eq!(s.find(&id).attachment.unwrap().proof, None);
+    let loops = pool.loops_labelled(&id).unwrap();
+    assert_eq!(loops.iter().map(|found| found.size_limit_bytes).collect::<Vec<_>>(), [0], "{device:?}");
+    s.disconnect(&id, &again);
+}
+
+/// A crash right after the record names the fork: what the next node writes to it is the volume.
+#[test]
+fn a_rebuild_finds_the_fork_that_was_written_to() {
+    use std::os::unix::fs::FileExt;
+    let Some((s, pool)) = lab("a_rebuild_finds_the_fork_that_was_written_to", FsType::Xfs) else { return };
+    let (id, n1, n2) = (s.create("v").id, s.register("n1"), s.register("n2"));
+    s.attach(&id, &n1).unwrap();
+    pool.mark_fenced(&n1.id, "test", FenceHow::Enforce).unwrap();
+    let mut state = RecordDir::<VolumeRecord>::find(&pool.volumes, id.as_str()).unwrap().unwrap();
+    let record = state.record().clone();
+    let held = record.attachment.clone().unwrap();
+    let proof = FenceProof {
+        method: FenceMethod::LimitAndFork,
+        actor: "test".to_owned(),
+        at_ms: 1,
+        fenced_image: record.image.clone(),
+        evidence: Vec::new(),
+    };
+    let fork = pool.fork(state.dir(), &record).unwrap();
+    assert_eq!(state.publish(fenced(&record, &held, &proof, Some(fork.clone()))).unwrap(), Swap::Won);
+    s.attach(&id, &n2).unwrap();
+    let volume::Connected::Device { path, .. } = s.connect(&id, &n2, None).unwrap() else { panic!() };
+    let device = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    device.write_all_at(&[0x5a; 4096], 32 << 20).unwrap();
+    device.sync_all().unwrap();
+    drop(device);
+    s.disconnect(&id, &n2);
+    for name in state.dir().names().unwrap().iter().filter(|name| crate::record::is_record(name)) {
+        state.dir().remove_file(name).unwrap();
+    }
+    pool.rebuild_lost().unwrap();
+    let rebuilt = RecordDir::<VolumeRecord>::find(&pool.volumes, id.as_str()).unwrap().unwrap();
+    assert_eq!(rebuilt.record().image, Some(fork));
 }

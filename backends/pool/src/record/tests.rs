@@ -15,6 +15,7 @@ struct Counter {
 impl Record for Counter {
     const WHAT: &'static str = "counter";
     const FORMAT: u32 = 2;
+    const REMEDY: &'static str = "count again";
 
     fn upgrade(from: u32, mut record: Value) -> Option<Value> {
         (from == 1).then(|| {

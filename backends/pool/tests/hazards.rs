@@ -1,0 +1,109 @@
+//! Places and moments in which data was once in danger.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{Lab, open};
+use conformance::backend::{Subject, refused};
+use conformance::scratch::ScratchPool;
+use host::{Effects, Host, LinuxHost, MountRequest};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use pool::{Pool, PoolConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use volume::{BackendName, Connected, ErrorKind, FenceHow, FsType, VolumeSource};
+
+/// Mounted until it is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(what: &str, at: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        mount(Some(what), at, Some(what), MsFlags::empty(), Some(options)).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// The holder's file system cannot be frozen behind its limit, and need not be.
+#[test]
+fn a_snapshot_does_not_wait_for_a_fenced_holder() {
+    let Some(lab) = Lab::new("a_snapshot_does_not_wait_for_a_fenced_holder", FsType::Ext4) else { return };
+    let s = &lab.subject;
+    let (id, n1, n2) = (s.create("v").id, s.register("n1"), s.register("n2"));
+    s.attach(&id, &n1).unwrap();
+    let Connected::Device { path, number, .. } = s.connect(&id, &n1, None).unwrap() else { panic!() };
+    let at = tempfile::tempdir().unwrap();
+    let host = LinuxHost::new(Effects::default());
+    let fs = FsType::Ext4;
+    let request = MountRequest { device: &path, number, fs, target: at.path(), read_only: false, flags: &[] };
+    host.mount(&request).unwrap();
+    s.backend.fence().unwrap().fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+    // The frozen node goes on, and its file system has something to write back.
+    let _ = std::fs::write(at.path().join("late"), vec![7; 1 << 20]);
+    s.attach(&id, &n2).unwrap();
+    s.connect(&id, &n2, None).unwrap();
+    let taken = s.snapshot("s", &id);
+    let cloned = s.ensure(&s.spec_from("c", VolumeSource::Volume(id.clone())));
+    host.unmount(at.path()).unwrap();
+    for node in [&n1, &n2] {
+        s.disconnect(&id, node);
+    }
+    taken.unwrap();
+    cloned.unwrap();
+}
+
+/// overlayfs over two file systems gives files another device number than their directories.
+#[test]
+fn loops_that_cannot_be_told_are_no_proof() {
+    let test = "loops_that_cannot_be_told_are_no_proof";
+    let scratch = match ScratchPool::new(FsType::Ext4, 1 << 30) {
+        Ok(scratch) => scratch,
+        Err(reason) => return println!("SKIPPED: {test}: {reason}"),
+    };
+    let upper = Mounted::new("tmpfs", &scratch.path().join("upper"), "size=512m");
+    for name in [upper.0.join("u"), upper.0.join("w"), scratch.path().join("lower")] {
+        std::fs::create_dir(name).unwrap();
+    }
+    let [low, up] = [scratch.path().join("lower"), upper.0.clone()].map(|path| path.display().to_string());
+    let options = format!("lowerdir={low},upperdir={up}/u,workdir={up}/w");
+    let merged = Mounted::new("overlay", &scratch.path().join("merged"), &options);
+    let pool = Arc::new(open(&merged.0.join("pool"), Effects::default()));
+    let another = pool.clone();
+    let s = Subject {
+        backend: pool.clone(),
+        connector: pool,
+        another: Box::new(move || another.clone()),
+        keep: Box::new(()),
+    };
+    let (id, n1) = (s.create("v").id, s.register("n1"));
+    s.attach(&id, &n1).unwrap();
+    let Connected::Device { path, .. } = s.connect(&id, &n1, None).unwrap() else { panic!() };
+    let proof = s.backend.fence().unwrap().fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof;
+    let host = LinuxHost::new(Effects::default());
+    let device = host.loops().unwrap().into_iter().find(|device| device.path == path).unwrap();
+    host.detach_loop(&device).unwrap();
+    assert!(proof.is_err() || device.size_limit_bytes > 0, "{device:?} was never cut off: {proof:?}");
+}
+
+#[test]
+fn a_pool_image_is_not_mounted_from_where_other_machines_have_it_too() {
+    let test = "a_pool_image_is_not_mounted_from_where_other_machines_have_it_too";
+    let scratch = match ScratchPool::new(FsType::Ext4, 1 << 30) {
+        Ok(scratch) => scratch,
+        Err(reason) => return println!("SKIPPED: {test}: {reason}"),
+    };
+    // Not known to be of one kernel alone, as NFS is known not to be.
+    let strange = Mounted::new("ramfs", &scratch.path().join("strange"), "");
+    let name = BackendName::parse("pool").unwrap();
+    let config = PoolConfig { image_bytes: Some(400 << 20), ..PoolConfig::new(name, &strange.0) };
+    let host = Arc::new(LinuxHost::new(Effects::default()));
+    let message = refused(Pool::open(config, host, Effects::default()).map(drop), ErrorKind::FailedPrecondition);
+    assert!(message.contains("several machines"), "{message}");
+    assert!(!strange.0.join("pool.img").exists());
+}
