@@ -38,7 +38,7 @@ pub struct Global {
 pub enum Command {
     /// Serve CSI on a unix socket
     Serve(ServeArgs),
-    /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore
+    /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore, rebuild
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Snapshots: list, remove
@@ -158,6 +158,11 @@ pub enum VolumeCommand {
         /// Size of the new volume [default: the snapshot's]
         #[arg(long = "size", value_name = "SIZE", value_parser = parse_size)]
         size_bytes: Option<u64>,
+    },
+    /// Make the damaged record of a volume again from its data. You have made sure that no node uses it
+    Rebuild {
+        #[arg(value_name = "VOLUME")]
+        volume: String,
     },
 }
 

@@ -30,6 +30,7 @@ struct Families {
     fenced: Family<OfBackend, Gauge>,
     orphan_bytes: Family<OfBackend, Gauge>,
     available_bytes: Family<OfBackend, Gauge>,
+    total_bytes: Family<OfBackend, Gauge>,
     provisioned_bytes: Family<OfBackend, Gauge>,
     connected: Family<OfBackend, Gauge>,
     observed: Gauge,
@@ -69,6 +70,7 @@ impl Gauges {
             registry.register("hawser_fenced_attachments", "Grants of holders that are cut off", f.fenced.clone());
             registry.register("hawser_orphan_bytes", "Kept of what fenced nodes wrote last", f.orphan_bytes.clone());
             registry.register("hawser_available_bytes", "What new volumes can take", f.available_bytes.clone());
+            registry.register("hawser_total_bytes", "Size of the storage", f.total_bytes.clone());
             registry.register("hawser_provisioned_bytes", "Sizes of all volumes", f.provisioned_bytes.clone());
             registry.register("hawser_connected_volumes", "Volumes connected to this node", f.connected.clone());
             registry.register("hawser_storage_observed", "1 if these gauges are of now", f.observed.clone());
@@ -133,6 +135,9 @@ impl Gauges {
         set(&f.fenced.get_or_create(&of), fenced);
         set(&f.provisioned_bytes.get_or_create(&of), volumes.iter().map(|volume| volume.size_bytes).sum());
         set(&f.available_bytes.get_or_create(&of), backend.capacity(&CapacityQuery::default())?.available_bytes);
+        if let Some(bytes) = backend.total_bytes()? {
+            set(&f.total_bytes.get_or_create(&of), bytes);
+        }
         if let Some(attach) = backend.attach() {
             for node in attach.nodes()? {
                 let state = if node.is_fenced() { "fenced" } else { "live" };

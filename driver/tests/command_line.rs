@@ -117,6 +117,28 @@ fn nothing_that_is_printed_moves_the_cursor() {
 }
 
 #[test]
+fn a_damaged_record_is_rebuilt_by_the_command_that_its_problem_names() {
+    let (dir, config) = pool();
+    let run = |arguments: &[&str]| {
+        let output = hawser(&[&["--config", &config, "--json"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let made = run(&["volume", "create", "db", "--size", "64MiB", "--directory"]);
+    let volume = dir.path().join("pool/volumes").join(made["id"].as_str().unwrap());
+    let records = std::fs::read_dir(&volume).unwrap().map(|entry| entry.unwrap().path());
+    let record = records.filter(|path| path.to_str().unwrap().contains("/record.")).max().unwrap();
+    std::fs::write(record, "{}").unwrap();
+    let problem = run(&["volume", "inspect", "db"])["problem"].as_str().unwrap().to_owned();
+    assert!(problem.contains("hawser volume rebuild VOLUME"), "{problem}");
+    for _ in 0..2 {
+        let rebuilt = run(&["volume", "rebuild", "db"]);
+        assert_eq!((&rebuilt["id"], &rebuilt["name"]), (&made["id"], &made["name"]));
+        assert_eq!(rebuilt["problem"], serde_json::Value::Null);
+    }
+}
+
+#[test]
 fn an_environment_that_is_no_text_is_no_failure() {
     use std::os::unix::ffi::OsStrExt;
     let (_dir, config) = pool();

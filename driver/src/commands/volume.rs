@@ -35,6 +35,7 @@ pub fn volume_command(storage: &Storage, output: Output, command: VolumeCommand)
             print_made(output, &made);
             Ok(())
         }
+        VolumeCommand::Rebuild { volume } => rebuild(storage, output, &volume),
         VolumeCommand::Restore { snapshot, name, size_bytes } => {
             let (backend, source) = storage.find_snapshot(&snapshot)?;
             let from = VolumeSource::Snapshot(source.id.clone());
@@ -45,6 +46,15 @@ pub fn volume_command(storage: &Storage, output: Output, command: VolumeCommand)
             Ok(())
         }
     }
+}
+
+fn rebuild(storage: &Storage, output: Output, text: &str) -> Result<()> {
+    let (backend, volume) = storage.find_volume(text)?;
+    let guard = storage.locks.try_lock([volume.id.as_str()])?;
+    output.progress("rebuilding", || backend.rebuild_volume(&guard, &volume.id))?;
+    let (_, volume) = storage.find_volume(volume.id.as_str())?;
+    print_made(output, &volume);
+    Ok(())
 }
 
 fn list(storage: &Storage, output: Output) -> Result<()> {
