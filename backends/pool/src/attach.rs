@@ -83,7 +83,7 @@ impl Pool {
             AttachPlan::AlreadyHeld(_) if record.releasing => Some(VolumeRecord { releasing: false, ..record.clone() }),
             AttachPlan::AlreadyHeld(_) => None,
             AttachPlan::Grant(grant) => {
-                self.check_limit(&node.identity.id)?;
+                self.check_limit(&node.identity.id, &record.id)?;
                 Some(VolumeRecord { epoch: grant.epoch, attachment: Some(grant), ..released(record) })
             }
         })
@@ -133,10 +133,11 @@ impl Pool {
 
     /// CSI 1.13, ControllerPublishVolume: RESOURCE_EXHAUSTED once the node has all it can take. Reads every record, so it costs
     /// nothing unless a limit is configured.
-    fn check_limit(&self, node: &NodeId) -> Result<()> {
+    fn check_limit(&self, node: &NodeId, wanted: &VolumeId) -> Result<()> {
         let Some(limit) = self.config.max_volumes_per_node else { return Ok(()) };
         let mut held = 0;
-        for id in self.volume_ids()? {
+        // One that the node held in an earlier life takes its own place again.
+        for id in self.volume_ids()?.iter().filter(|id| *id != wanted) {
             // One whose record cannot be read is held by nobody who could use it.
             let state = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()).ok().flatten();
             let attachment = state.as_ref().and_then(|state| state.record().attachment.as_ref());
