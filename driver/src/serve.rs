@@ -210,7 +210,10 @@ async fn register_with_kubelet(
 ) -> Result<SocketFile> {
     let path = directory.join(format!("{}-reg.sock", identity::NAME));
     let (incoming, socket) = rpc::bind(&path).await?;
-    let router = Server::builder().add_service(RegistrationServer::new(RegistrationService::new(endpoint)));
+    // Kubelet has another working directory.
+    let endpoint =
+        std::path::absolute(endpoint).map_err(|error| Error::io("cannot tell the working directory", error))?;
+    let router = Server::builder().add_service(RegistrationServer::new(RegistrationService::new(&endpoint)));
     tokio::spawn(async move {
         if let Err(error) = until_stopped(router, incoming, stopping).await {
             tracing::error!(error = error.chain(), "the registration socket failed");

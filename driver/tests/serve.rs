@@ -78,6 +78,7 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
         .args(["--endpoint", &format!("unix://{}", at("csi.sock")), "--state-dir", &at("state")])
         .args(["--metrics-listen", &format!("unix://{}", at("http.sock"))])
         .args(arguments)
+        .current_dir(dir)
         .stdin(Stdio::null());
     command
 }
@@ -178,7 +179,9 @@ async fn kubelet_registers_it() {
     use csi_proto::registration::{InfoRequest, RegistrationStatus};
 
     let registry = tempfile::tempdir().unwrap();
-    let mut server = Server::start(&["--kubelet-registration-dir", &registry.path().display().to_string()]);
+    let registry_path = registry.path().display().to_string();
+    // Relative to the driver's working directory, which is not kubelet's.
+    let mut server = Server::start(&["--kubelet-registration-dir", &registry_path, "--endpoint", "unix://./csi.sock"]);
     let socket = registry.path().join("csi.hawser.dev-reg.sock");
     server.wait(|_| socket.exists());
     let connect = async |path: &Path| {

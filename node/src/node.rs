@@ -4,7 +4,7 @@ use crate::observe::View;
 use crate::target::NodePath;
 use host::Host;
 use host::file::Dir;
-use journal::{Intent, Journal};
+use journal::{Intent, Journal, Operation};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -132,7 +132,14 @@ impl Node {
         intent: &Intent,
         work: impl FnOnce(&mut Undo<'a>) -> Result<T>,
     ) -> Result<T> {
-        self.journal.begin(guard, intent)?;
+        if let Err(error) = self.journal.begin(guard, intent) {
+            // On a full disk nothing is begun, but what is there must come off: reconciliation finds all of it that
+            // matters without a note.
+            if !matches!(intent.operation, Operation::Unpublish | Operation::Unstage) {
+                return Err(error);
+            }
+            tracing::warn!(volume = %intent.volume, error = error.chain(), "taken away without a journal entry");
+        }
         let mut undo = Undo::default();
         let result = work(&mut undo);
         let is_settled = result.is_ok() || undo.run(&intent.volume);

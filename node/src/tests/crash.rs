@@ -168,3 +168,25 @@ fn a_volume_that_hangs_is_reported_and_keeps_its_lock() {
     }
     assert!(lab.host.loops().unwrap().is_empty(), "it was finished then");
 }
+
+/// A full disk ends pods, and their volumes must come off the node although no note of that can be written.
+#[test]
+fn without_a_journal_volumes_are_still_taken_away() {
+    for profile in [Profile::Kubernetes, Profile::Swarm] {
+        let lab = Lab::of(profile);
+        let volume = lab.attached("v", EXT4);
+        if profile == Profile::Kubernetes {
+            lab.stage(&volume, STAGING).unwrap();
+        }
+        lab.publish(&volume, STAGING, TARGET).unwrap();
+        let journal = lab.state.path().join("journal");
+        std::fs::remove_dir(&journal).unwrap();
+        assert!(lab.publish(&volume, STAGING, "/targets/b").is_err(), "nothing new is begun");
+        assert_eq!(lab.host.observe_path(Path::new("/targets/b")).unwrap(), host::PathState::Absent);
+        lab.unpublish(&volume.id, TARGET).unwrap();
+        if profile == Profile::Kubernetes {
+            lab.unstage(&volume.id, STAGING).unwrap();
+        }
+        assert!(lab.host.loops().unwrap().is_empty());
+    }
+}
