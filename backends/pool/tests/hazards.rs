@@ -4,14 +4,16 @@
 mod common;
 
 use common::{Lab, open};
-use conformance::backend::{Subject, refused};
+use conformance::backend::{Subject, at_least, refused};
 use conformance::scratch::ScratchPool;
 use host::{Effects, Host, LinuxHost, MountRequest};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use pool::{Pool, PoolConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use volume::{BackendName, Connected, ErrorKind, FenceHow, FsType, VolumeSource};
+use volume::{
+    BackendName, Connected, ErrorKind, FenceHow, FsType, NodeIdentity, SnapshotId, VolumeKind, VolumeSource, VolumeSpec,
+};
 
 /// Mounted until it is dropped.
 struct Mounted(PathBuf);
@@ -106,4 +108,62 @@ fn a_pool_image_is_not_mounted_from_where_other_machines_have_it_too() {
     let message = refused(Pool::open(config, host, Effects::default()).map(drop), ErrorKind::FailedPrecondition);
     assert!(message.contains("several machines"), "{message}");
     assert!(!strange.0.join("pool.img").exists());
+}
+
+/// The fork of a btrfs has the UUID of the one that the fenced node still has mounted on this kernel.
+#[test]
+fn every_file_system_is_taken_over_beside_a_fenced_one() {
+    let Some(lab) = Lab::new("every_file_system_is_taken_over_beside_a_fenced_one", FsType::Xfs) else { return };
+    let s = &lab.subject;
+    let host = LinuxHost::new(Effects::default());
+    for fs in FsType::ALL {
+        let name = format!("v-{fs}");
+        let spec = VolumeSpec { kind: VolumeKind::FileSystem(fs), size: at_least(512 << 20), ..s.spec(&name) };
+        let id = s.ensure(&spec).unwrap().id;
+        let (n1, n2) = (s.register("n1"), s.register("n2"));
+        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mounted = |node: &NodeIdentity, at: &Path| {
+            s.attach(&id, node).unwrap();
+            let Connected::Device { path, number, .. } = s.connect(&id, node, None).unwrap() else { panic!() };
+            host.mount(&MountRequest { device: &path, number, fs, target: at, read_only: false, flags: &[] })
+        };
+        mounted(&n1, old.path()).unwrap();
+        let file = std::fs::File::create(old.path().join("kept")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 8192], 0).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        std::fs::File::open(old.path()).unwrap().sync_all().unwrap();
+        let fence = s.backend.fence().unwrap();
+        fence.fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+        let taken = mounted(&n2, new.path());
+        let read = std::fs::read(new.path().join("kept"));
+        let written = std::fs::write(new.path().join("more"), [8; 8192]);
+        let snapshot = s.snapshot(&format!("s-{fs}"), &id);
+        let gone = host.unmount(new.path()).and(host.unmount(old.path()));
+        for node in [&n1, &n2] {
+            s.disconnect(&id, node);
+        }
+        s.detach(&id, Some(&n2)).unwrap();
+        taken.unwrap_or_else(|e| panic!("{fs}: {}", e.chain()));
+        assert_eq!(read.unwrap(), [7; 8192], "{fs}");
+        written.unwrap_or_else(|e| panic!("{fs}: {e}"));
+        gone.unwrap_or_else(|e| panic!("{fs}: {}", e.chain()));
+        // What was written but not synced is in it too: the file system was frozen.
+        let restored = spec_of_snapshot(s, &spec, &snapshot.unwrap().id, &format!("r-{fs}"));
+        let id = s.ensure(&restored).unwrap().id;
+        let n3 = s.register("n3");
+        s.attach(&id, &n3).unwrap();
+        let Connected::Device { path, number, .. } = s.connect(&id, &n3, None).unwrap() else { panic!() };
+        let request = MountRequest { device: &path, number, fs, target: new.path(), read_only: false, flags: &[] };
+        let mounted = host.mount(&request);
+        let more = std::fs::read(new.path().join("more"));
+        let gone = host.unmount(new.path());
+        s.disconnect(&id, &n3);
+        mounted.and(gone).unwrap_or_else(|e| panic!("{fs}: {}", e.chain()));
+        assert_eq!(more.unwrap(), [8; 8192], "{fs}");
+    }
+}
+
+fn spec_of_snapshot(s: &Subject, of: &VolumeSpec, snapshot: &SnapshotId, name: &str) -> VolumeSpec {
+    VolumeSpec { kind: of.kind, ..s.spec_from(name, VolumeSource::Snapshot(snapshot.clone())) }
 }
