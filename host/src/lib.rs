@@ -68,7 +68,7 @@ pub trait Host: Send + Sync {
     fn device_size(&self, device: &Path) -> Result<u64>;
     /// Stops all writes of the file systems mounted from `device`, in whatever mount namespace, runs `work`, and
     /// lets them go on whatever happened. Runs `work` alone when nothing is mounted from it. `deadline_ms` bounds the
-    /// freeze, not the work.
+    /// freeze, not the work. `Unavailable`, without `work`, when it is in use out of reach (a namespace without processes).
     fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
     /// Lets the file system mounted from `device` go on if somebody left it frozen; whether it was. For the start after
     /// a crash: a process that dies in [`Host::with_frozen`] leaves a child that thaws, unless its container ends with it.

@@ -73,7 +73,19 @@ impl Pool {
         match loops {
             [] => self.copy_image(source, target),
             [first, rest @ ..] => {
-                self.host.with_frozen(first.number, FREEZE_DEADLINE_MS, &mut || self.copy_frozen(rest, source, target))
+                let mut begun = false;
+                let copied = self.host.with_frozen(first.number, FREEZE_DEADLINE_MS, &mut || {
+                    begun = true;
+                    self.copy_frozen(rest, source, target)
+                });
+                match copied {
+                    // A clone is of one instant also without a freeze: what a power loss would have left. A copy is not.
+                    Err(error) if !begun && self.reflink && error.kind() == ErrorKind::Unavailable => {
+                        tracing::warn!(error = error.chain(), "cloning an image without freezing its file system");
+                        self.copy_frozen(rest, source, target)
+                    }
+                    copied => copied,
+                }
             }
         }
     }

@@ -167,3 +167,33 @@ fn every_file_system_is_taken_over_beside_a_fenced_one() {
 fn spec_of_snapshot(s: &Subject, of: &VolumeSpec, snapshot: &SnapshotId, name: &str) -> VolumeSpec {
     VolumeSpec { kind: of.kind, ..s.spec_from(name, VolumeSource::Snapshot(snapshot.clone())) }
 }
+
+/// A mount namespace that no process is in any more keeps its mounts, and nobody can freeze them.
+#[test]
+fn what_is_mounted_out_of_reach_is_not_copied_piece_by_piece() {
+    for below in [FsType::Ext4, FsType::Xfs] {
+        let test = "what_is_mounted_out_of_reach_is_not_copied_piece_by_piece";
+        let Some(lab) = Lab::new(test, below) else { return };
+        let s = &lab.subject;
+        let (id, n1) = (s.create("v").id, s.register("n1"));
+        s.attach(&id, &n1).unwrap();
+        let Connected::Device { path, number, .. } = s.connect(&id, &n1, None).unwrap() else { panic!() };
+        let at = tempfile::tempdir().unwrap();
+        let target = at.path().to_owned();
+        let namespace = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let fs = FsType::Ext4;
+            let request = MountRequest { device: &path, number, fs, target: &target, read_only: false, flags: &[] };
+            LinuxHost::new(Effects::default()).mount(&request).unwrap();
+            std::fs::File::open("/proc/thread-self/ns/mnt").unwrap()
+        });
+        let namespace = namespace.join().unwrap();
+        let taken = s.snapshot("s", &id).map(drop);
+        drop(namespace);
+        match below {
+            FsType::Ext4 => drop(refused(taken, ErrorKind::Unavailable)),
+            // Cloned at one instant, it is what a power loss would have left.
+            FsType::Xfs | FsType::Btrfs => taken.unwrap(),
+        }
+    }
+}

@@ -16,6 +16,13 @@ pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn
     let what = format!("freezing the file system on device {}:{}", device.major, device.minor);
     let frozen = deadline::run(deadline_ms, &what, move || match find_mounted(device)? {
         Some(mounted) => freeze(mounted).map(Some),
+        None if is_held(device)? => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "device {}:{} is in use, but by no mount that a process in sight has: it cannot be frozen",
+                device.major, device.minor
+            ),
+        )),
         None => Ok(None),
     })?;
     // Dropping `frozen` thaws, whatever `work` does.
@@ -38,6 +45,21 @@ pub(super) fn thaw_left_over(effects: &Effects, device: DeviceNumber) -> Result<
         Err(errno) => {
             Err(os::error(format!("thawing the file system on device {}:{}", device.major, device.minor), errno))
         }
+    }
+}
+
+/// Whether the device is mounted, or held as mounts hold it, by whomever.
+fn is_held(device: DeviceNumber) -> Result<bool> {
+    let uevent = PathBuf::from(format!("/sys/dev/block/{}:{}/uevent", device.major, device.minor));
+    let text = std::fs::read_to_string(&uevent).map_err(|e| Error::io(format!("reading {}", uevent.display()), e))?;
+    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    let name = name.ok_or_else(|| Error::internal(format!("{} names no device", uevent.display())))?;
+    let node = Path::new("/dev").join(name);
+    let flags = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match os::retry_busy(|| openat(AT_FDCWD, &node, flags, Mode::empty())) {
+        Ok(_) => Ok(false),
+        Err(Errno::EBUSY) => Ok(true),
+        Err(errno) => Err(os::error(format!("opening {}", node.display()), errno)),
     }
 }
 
