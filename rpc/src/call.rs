@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     pub rpc: Rpc,
-    /// The id of the volume or snapshot it is about, as the client wrote it.
+    /// The id of the volume or snapshot it is about, as the client wrote it, or its beginning.
     pub volume: Option<String>,
     pub node: Option<String>,
 }
@@ -78,15 +78,21 @@ impl Call {
 
     #[must_use]
     pub fn volume(mut self, id: &str) -> Self {
-        self.volume = Some(id.to_owned());
+        self.volume = Some(shown(id));
         self
     }
 
     #[must_use]
     pub fn node(mut self, id: &str) -> Self {
-        self.node = Some(id.to_owned());
+        self.node = Some(shown(id));
         self
     }
+}
+
+/// Ids and names that CSI allows are shorter; what a client sends may be as long as a message.
+fn shown(id: &str) -> String {
+    const LIMIT: usize = 256;
+    id.chars().take(LIMIT).collect()
 }
 
 impl fmt::Display for Rpc {

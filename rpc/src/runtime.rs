@@ -91,7 +91,7 @@ impl Runtime {
         let status = status(call.rpc, error);
         self.metrics.answered(call.rpc, status.code());
         let Call { rpc, volume, node } = call;
-        tracing::warn!(%rpc, volume, node, code = code_name(status.code()), error = error.chain(), "call");
+        tracing::warn!(%rpc, volume, node, code = code_name(status.code()), error = status.message(), "call");
         status
     }
 
@@ -145,8 +145,10 @@ impl Worker {
             .unwrap_or_else(|panic| Err(Error::internal(format!("the driver failed: {}", panic_message(&*panic)))));
         let steps = self.trace.finish();
         let total = self.trace.elapsed();
-        let error = result.as_ref().err().map(Error::chain);
-        let code = result.as_ref().map_or_else(|error| status(self.call.rpc, error).code(), |_| Code::Ok);
+        let refusal = result.as_ref().err().map(|error| status(self.call.rpc, error));
+        let code = refusal.as_ref().map_or(Code::Ok, Status::code);
+        // As the client reads it: one line, of bounded length.
+        let error = refusal.as_ref().map(Status::message);
         let heard = reply.send(result).is_ok();
         let late = self.answered_late.load(Ordering::SeqCst);
 

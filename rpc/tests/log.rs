@@ -70,6 +70,17 @@ async fn lines() {
         assert!(line.contains(part), "{part} is not in {line}");
     }
 
+    // Whatever a client sends: one line, and no longer than it has to be.
+    let huge = "x\n".repeat(1 << 20);
+    let wrong = || Error::invalid(format!("unknown parameter {huge:?}"));
+    let _ = runtime.refuse(&Call::new(Rpc::CreateVolume).volume(&huge).node(&huge), &wrong());
+    let error = wrong();
+    runtime.run::<()>(call().volume(&huge), move |_| Err(error)).await.unwrap_err();
+    idle(&runtime).await;
+    let lines = log.take();
+    assert_eq!(lines.lines().count(), 2);
+    assert!(lines.len() < 8192 && lines.contains("INVALID_ARGUMENT"), "{} bytes", lines.len());
+
     let slow = |trace: &mut rpc::Trace| {
         trace.step("fsync");
         std::thread::sleep(Duration::from_millis(300));
