@@ -125,7 +125,18 @@ impl View {
 
     /// Where this volume is mounted apart from `path`.
     pub(crate) fn places_other_than(&self, path: &Path) -> Vec<&Path> {
-        self.places().into_iter().filter(|place| !is_same_place(place, path)).collect()
+        let is_it = |place: &Path| place == path || (is_same_place(place, path) && self.is_seen_through(place, path));
+        self.places().into_iter().filter(|place| !is_it(place)).collect()
+    }
+
+    /// Whether a mount above the longer of two paths that end alike can be what shows the shorter one there.
+    fn is_seen_through(&self, one: &Path, other: &Path) -> bool {
+        let depth = |path: &Path| path.components().count();
+        let (long, short) = if depth(one) > depth(other) { (one, other) } else { (other, one) };
+        let prefix_depth = depth(long) - depth(short) + 1;
+        self.mounts.iter().map(|seen| seen.entry.mounted_at.as_path()).any(|mounted_at| {
+            long != mounted_at && long.starts_with(mounted_at) && depth(mounted_at) >= prefix_depth.max(2)
+        })
     }
 
     /// Where the volume's file system is mounted so that it can be changed.

@@ -232,3 +232,17 @@ fn a_tenant_cannot_claim_a_volume_by_the_name_of_a_directory() {
         }
     }
 }
+
+/// One path may end like another without being the same place seen through a bind mount.
+#[test]
+fn a_target_that_is_named_like_the_end_of_the_staging_path_is_a_target() {
+    let lab = Lab::new();
+    let volume = lab.attached("v", EXT4);
+    lab.stage(&volume, "/staging/targets/a").unwrap();
+    lab.publish(&volume, "/staging/targets/a", TARGET).unwrap();
+    lab.write("/targets/a/file", "kept").unwrap();
+    refused(lab.unstage(&volume.id, "/staging/targets/a"), ErrorKind::FailedPrecondition, TARGET);
+    assert_eq!(lab.read("/staging/targets/a/file"), "kept");
+    let single = volume.mode(AccessMode::SingleNodeSingleWriter);
+    refused(lab.publish(&single, "/staging/targets/a", "/targets/b"), ErrorKind::FailedPrecondition, TARGET);
+}
