@@ -147,6 +147,16 @@ impl Subject {
         })
     }
 
+    /// As Swarm publishes: nothing is staged.
+    pub(crate) fn publish_unstaged(&self, lab: &Lab, node: &str) -> Call {
+        match self.publish(lab, node) {
+            Call::NodePublish(request) => {
+                Call::NodePublish(csi::NodePublishVolumeRequest { staging_target_path: String::new(), ..request })
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn unpublish(&self, lab: &Lab, node: &str) -> Call {
         Call::NodeUnpublish(csi::NodeUnpublishVolumeRequest {
             volume_id: self.id(),

@@ -3,9 +3,9 @@
 //! A caller that gives up instead of repeating must be able to give everything back as well.
 
 use crate::failure::{Context, Result, ensure};
-use crate::lab::{Hawser, Lab, Options, PoolFs};
+use crate::lab::{Hawser, Lab, PoolFs};
 use crate::report::Report;
-use crate::scenario::{self, NODE, Scenario};
+use crate::scenario::{self, Scenario};
 use crate::{missing_privilege, state};
 use std::path::Path;
 use std::time::Duration;
@@ -90,7 +90,7 @@ impl Sweep {
     }
 
     pub(crate) fn prepared(&mut self, scenario: &Scenario) -> Result<()> {
-        let server = self.lab.start(&Options::node(NODE))?;
+        let server = self.lab.start(&scenario.options())?;
         scenario.prepare(&self.lab, &server.client)?;
         server.stop()
     }
@@ -108,7 +108,7 @@ impl Sweep {
         self.prepared(&scenario)?;
         let log = self.lab.path("effects.log");
         let _ = std::fs::remove_file(&log);
-        let server = self.lab.start(&Options::node(NODE).effect(format!("log:{}", log.display())))?;
+        let server = self.lab.start(&scenario.options().effect(format!("log:{}", log.display())))?;
         let effects = || std::fs::read_to_string(&log).unwrap_or_default().lines().count() as u64;
         let start = effects();
         server.client.call(&scenario.call).context(|| "undisturbed".to_owned())?;
@@ -123,14 +123,14 @@ impl Sweep {
     fn crash(&mut self, index: usize, effect: u64, then: Then, undisturbed: &Undisturbed) -> Result<()> {
         let (scenario, tag) = self.scenario(index)?;
         self.prepared(&scenario)?;
-        let mut doomed = self.lab.spawn(&Options::node(NODE).effect(format!("kill:{effect}")))?;
+        let mut doomed = self.lab.spawn(&scenario.options().effect(format!("kill:{effect}")))?;
         // It may die while it starts; its first effects are there.
         if doomed.wait_ready().is_ok() {
             let _ = doomed.client.call_and_cancel(&scenario.call, CALL_PATIENCE);
         }
         let ended = doomed.wait(Duration::from_secs(5))?;
         ensure(ended.is_some(), || format!("it was to die after effect {effect}, and lives"))?;
-        let server: Hawser = self.lab.start(&Options::node(NODE)).context(|| "started again".to_owned())?;
+        let server: Hawser = self.lab.start(&scenario.options()).context(|| "started again".to_owned())?;
         match then {
             Then::Repeats => {
                 server.client.call_until_done(&scenario.call).context(|| "repeated".to_owned())?;

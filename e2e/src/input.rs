@@ -53,6 +53,7 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     for case in cases.chain(contexts(&lab, &staged)) {
         report.test(&format!("input-{}", case.name), || case.check(client));
     }
+    report.test("input-publish-below-missing-directories", || below_missing(&lab, client, &staged));
     report.test("input-leaves-nothing", || {
         // All of that has changed nothing for the volume that was there.
         client.call(&staged.publish(&lab, NODE))?;
@@ -235,6 +236,20 @@ fn ids(lab: &Lab, staged: &Subject) -> Vec<Case> {
     cases.push(Case { name: "delete-while-staged".to_owned(), call: staged.delete(), codes: STATE, says: "" });
     cases.push(Case { name: "expand-negative".to_owned(), call: staged.expand(-1), codes: RANGE, says: "-1" });
     cases
+}
+
+/// Some orchestrators make only a part of the path.
+fn below_missing(lab: &Lab, client: &Client, staged: &Subject) -> Result<()> {
+    let target = lab.path("published").join("a/b/c/d/target").to_string_lossy().into_owned();
+    if let Call::NodePublish(mut request) = staged.publish(lab, NODE) {
+        request.target_path.clone_from(&target);
+        client.call(&Call::NodePublish(request))?;
+    }
+    let is_mounted = lab.mounts()?.iter().any(|mount| mount.path == Path::new(&target));
+    ensure(is_mounted, || "nothing is mounted there".to_owned())?;
+    let unpublish = csi::NodeUnpublishVolumeRequest { volume_id: staged.id(), target_path: target.clone() };
+    client.call(&Call::NodeUnpublish(unpublish))?;
+    ensure(!Path::new(&target).exists(), || "the target is still there".to_owned())
 }
 
 /// Staging and target paths that no orchestrator should send.

@@ -3,7 +3,7 @@
 use crate::calls::{Access, MIB, Subject, delete_snapshot};
 use crate::client::{Call, Client};
 use crate::failure::{Context, Result};
-use crate::lab::Lab;
+use crate::lab::{Lab, Options};
 use std::path::Path;
 
 /// The node of all single-node scenarios.
@@ -17,6 +17,7 @@ pub(crate) struct Scenario {
     pub(crate) snapshots: Vec<String>,
     /// Whether the pool's templates are removed first, so that making one is part of the call.
     pub(crate) without_templates: bool,
+    pub(crate) profile: &'static str,
 }
 
 /// All scenarios; `tag` makes their volumes' names unlike those of other runs.
@@ -42,6 +43,7 @@ pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
         subjects: vec![subject.clone()],
         snapshots: Vec::new(),
         without_templates: false,
+        profile: "kubernetes",
     };
     let grown = xfs.size_bytes + 32 * MIB;
     vec![
@@ -81,11 +83,30 @@ pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
             ..one("delete-snapshot", &ext4, with(up_to(&ext4, 1), ext4.snapshot(&snapshot)), delete_snapshot(&snapshot))
         },
         one("controller-expand", &ext4, up_to(&ext4, 1), ext4.expand(ext4.size_bytes + 32 * MIB)),
+        // Where staging is not offered, publishing does everything.
+        Scenario {
+            profile: "swarm",
+            ..one("node-publish-unstaged", &ext4, up_to(&ext4, 2), ext4.publish_unstaged(lab, NODE))
+        },
+        Scenario {
+            profile: "swarm",
+            ..one(
+                "node-unpublish-unstaged",
+                &ext4,
+                with(up_to(&ext4, 2), ext4.publish_unstaged(lab, NODE)),
+                ext4.unpublish(lab, NODE),
+            )
+        },
         one("node-expand-xfs", &xfs, with(up_to(&xfs, 4), xfs.expand(grown)), xfs.node_expand(lab, NODE)),
     ]
 }
 
 impl Scenario {
+    /// The node that all of it is for.
+    pub(crate) fn options(&self) -> Options {
+        Options { profile: self.profile, ..Options::node(NODE) }
+    }
+
     /// Brings about what the call needs.
     pub(crate) fn prepare(&self, lab: &Lab, client: &Client) -> Result<()> {
         for subject in &self.subjects {
@@ -105,7 +126,11 @@ impl Scenario {
     /// Gives everything back, from whatever state: each of these calls is fine when there is nothing to do.
     pub(crate) fn tear_down(&self, lab: &Lab, client: &Client) -> Result<()> {
         for subject in &self.subjects {
-            give_back(lab, client, subject, NODE)?;
+            let mut calls = vec![subject.unpublish(lab, NODE), subject.unstage(lab, NODE), subject.detach(NODE)];
+            if self.profile == "swarm" {
+                calls.remove(1);
+            }
+            give_back_by(client, &calls)?;
         }
         for snapshot in &self.snapshots {
             client.call_until_done(&delete_snapshot(snapshot)).context(|| "deleting the snapshot".to_owned())?;
@@ -129,8 +154,12 @@ pub(crate) fn make_directories(lab: &Lab, subject: &Subject, node: &str) -> Resu
 }
 
 pub(crate) fn give_back(lab: &Lab, client: &Client, subject: &Subject, node: &str) -> Result<()> {
-    for call in [subject.unpublish(lab, node), subject.unstage(lab, node), subject.detach(node)] {
-        client.call_until_done(&call).context(|| format!("giving back: {call:?}"))?;
+    give_back_by(client, &[subject.unpublish(lab, node), subject.unstage(lab, node), subject.detach(node)])
+}
+
+fn give_back_by(client: &Client, calls: &[Call]) -> Result<()> {
+    for call in calls {
+        client.call_until_done(call).context(|| format!("giving back: {call:?}"))?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::process::{self, Log};
 use crate::tidy;
 use crate::workspace::{Workspace, cargo};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -145,7 +145,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<bool, String> {
             ..counts
         });
     }
-    print_list("skipped", &total.skipped);
+    print_list("skipped", &by_reason(&total.skipped));
     print_list("failed", &total.failures);
     println!("{}", total.summary());
     Ok(total.failures.is_empty())
@@ -157,6 +157,21 @@ fn print_list(title: &str, lines: &[String]) {
         lines.iter().for_each(|line| println!("  {line}"));
         println!();
     }
+}
+
+/// One line a reason where many were skipped for the same one.
+fn by_reason(skipped: &[String]) -> Vec<String> {
+    let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for line in skipped {
+        let step = line.split(": ").next().unwrap_or_default();
+        let reason = line.rsplit(": ").next().unwrap_or_default();
+        reasons.entry((step, reason)).or_default().push(line);
+    }
+    let shown = reasons.into_iter().map(|((step, reason), lines)| match lines.as_slice() {
+        [line] => (*line).to_owned(),
+        lines => format!("{step}: {} tests: {reason}", lines.len()),
+    });
+    shown.collect()
 }
 
 /// The steps named and what they need; all when none is named.
@@ -326,6 +341,12 @@ mod tests {
         assert_eq!(choose(&["storms".to_owned()]).unwrap(), BTreeSet::from(["build", "install", "storms"]));
         assert_eq!(choose(&[]).unwrap().len(), STEPS.len());
         assert!(choose(&["nothing".to_owned()]).unwrap_err().contains("the steps are install"));
+    }
+
+    #[test]
+    fn many_skips_for_one_reason_are_one_line() {
+        let skipped = ["s: a: later", "s: b: x: later", "t: c: no root"].map(str::to_owned);
+        assert_eq!(by_reason(&skipped), ["s: 2 tests: later", "t: c: no root"]);
     }
 
     #[test]
