@@ -5,9 +5,16 @@
 use crate::core::Core;
 use volume::{Backend, Error, ErrorKind, Page, PageRequest, Result};
 
+/// What one answer holds at most, also when no limit is asked for: gRPC clients refuse messages above 4 MiB, and an entry
+/// has some hundred bytes.
+const MAX_ENTRIES: usize = 2000;
+
 pub(crate) fn request(max_entries: i32, token: String) -> Result<PageRequest> {
-    let max_entries = usize::try_from(max_entries)
-        .map_err(|_| Error::invalid(format!("max_entries is {max_entries}; it cannot be negative")))?;
+    let max_entries = match usize::try_from(max_entries) {
+        Err(_) => return Err(Error::invalid(format!("max_entries is {max_entries}; it cannot be negative"))),
+        Ok(0) => MAX_ENTRIES,
+        Ok(wanted) => wanted.min(MAX_ENTRIES),
+    };
     Ok(PageRequest { max_entries, token: Some(token).filter(|token| !token.is_empty()) })
 }
 

@@ -45,6 +45,23 @@ async fn pages_over_all_backends() {
     refused(list(&s, -1, "").await, Code::InvalidArgument);
 }
 
+/// gRPC clients refuse messages above 4 MiB, so a list without a limit has pages too.
+#[tokio::test]
+async fn a_long_list_fits_into_messages() {
+    let s = subject();
+    for n in 0..2100 {
+        let parameters = text_map("mountFlags", &"noatime,".repeat(100));
+        s.create(CreateVolumeRequest { parameters, ..volume_request(&format!("v{n}")) }).await.unwrap();
+    }
+    for max_entries in [0, i32::MAX] {
+        let first = list(&s, max_entries, "").await.unwrap();
+        // Longer than on the wire.
+        assert!(format!("{first:?}").len() < 4 << 20);
+        let second = list(&s, max_entries, &first.next_token).await.unwrap();
+        assert_eq!((first.entries.len() + second.entries.len(), second.next_token.as_str()), (2100, ""));
+    }
+}
+
 #[tokio::test]
 async fn published_nodes() {
     let s = subject();
