@@ -9,6 +9,8 @@ use std::fmt;
 const MAX_STRING_BYTES: usize = 128;
 /// NodeGetInfo: `node_id` may be longer (256 bytes), but Swarm and Kubernetes objects are happier with less.
 const MAX_NODE_ID_BYTES: usize = 192;
+/// CSI 1.13, Topology: values of segments. Kubernetes makes labels of them.
+const MAX_TOPOLOGY_VALUE_BYTES: usize = 63;
 const MAX_BACKEND_NAME_BYTES: usize = 32;
 const HASH_HEX: usize = 32;
 
@@ -124,6 +126,13 @@ impl NodeId {
                 "node id {text:?} is not usable: 1 to {MAX_NODE_ID_BYTES} letters, digits, '.', '_' and '-', with a letter or digit at both ends"
             )))
         }
+    }
+}
+
+impl NodeId {
+    /// The id as a value of topology, or a hash of it where it is too long for that.
+    pub fn topology_value(&self) -> String {
+        if self.0.len() <= MAX_TOPOLOGY_VALUE_BYTES { self.0.clone() } else { hash(&self.0) }
     }
 }
 

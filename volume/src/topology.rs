@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// One place, e.g. `{"csi.hawser.dev/node": "n1"}` for a local pool or `{"csi.hawser.dev/pool": "<uuid>"}` for a shared one.
+/// One place, e.g. `{"csi.hawser.dev/node": "n1"}` for a local pool or `{"csi.hawser.dev/<backend>.pool": "<uuid>"}` for
+/// a shared one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Segments(pub BTreeMap<String, String>);

@@ -29,7 +29,6 @@ const DIRECTORIES: [&str; 5] = [VOLUMES, "snapshots", "nodes", "templates", "tra
 const TOLERATED: [&str; 1] = ["lost+found"];
 
 const NODE_KEY: &str = "csi.hawser.dev/node";
-const POOL_KEY: &str = "csi.hawser.dev/pool";
 
 /// `pool.json`: what the pool is, written once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,10 +109,11 @@ impl Pool {
     /// From where the volumes of this pool can be reached.
     pub(crate) fn own_topology(&self) -> Vec<Segments> {
         let (key, value) = match (self.file.scope, &self.file.node) {
-            (Scope::Local, Some(node)) => (NODE_KEY, node.to_string()),
-            _ => (POOL_KEY, self.file.uuid.to_string()),
+            (Scope::Local, Some(node)) => (NODE_KEY.to_owned(), node.topology_value()),
+            // A key for each pool: a node that mounts two reports both.
+            _ => (format!("csi.hawser.dev/{}.pool", self.config.name), self.file.uuid.to_string()),
         };
-        vec![Segments(BTreeMap::from([(key.to_owned(), value)]))]
+        vec![Segments(BTreeMap::from([(key, value)]))]
     }
 }
 
@@ -225,4 +225,53 @@ fn parse(dir: &Dir, bytes: &[u8]) -> Result<PoolFile> {
         ));
     }
     serde_json::from_slice(bytes).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use host::LinuxHost;
+    use volume::{Backend, BackendName, Connector};
+
+    fn open(name: &str, directory: &std::path::Path, scope: Scope, node: &str) -> Pool {
+        let mut config = PoolConfig::new(BackendName::parse(name).unwrap(), directory);
+        (config.scope, config.node) = (scope, Some(NodeId::parse(node).unwrap()));
+        Pool::open(config, Arc::new(LinuxHost::new(Effects::default())), Effects::default()).unwrap()
+    }
+
+    /// An orchestrator places a volume by comparing its topology with all that a node reports together.
+    #[test]
+    fn a_node_with_several_pools_reaches_each_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str, scope| open(name, &dir.path().join(name), scope, "n1");
+        let pools = [at("a", Scope::Shared), at("b", Scope::Shared), at("c", Scope::Local)];
+        let mut node = Segments::default();
+        for pool in &pools {
+            node.0.extend(Connector::topology(pool).unwrap().0);
+        }
+        for pool in &pools {
+            for own in Backend::topology(pool).unwrap() {
+                assert!(own.is_within(&node), "{own:?} is not in {node:?}");
+            }
+        }
+    }
+
+    /// CSI 1.13, Topology: a value has at most 63 characters, with a letter or digit at both ends.
+    #[test]
+    fn topology_values_are_short() {
+        let node = format!("{}.{}", "n".repeat(60), "example.com".repeat(8));
+        let values = |node: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = open("pool", dir.path(), Scope::Local, node);
+            Backend::topology(&pool).unwrap().remove(0).0.into_values().collect::<Vec<_>>()
+        };
+        let long = values(&node);
+        assert!(
+            long.iter().all(|value| value.len() <= 63 && value.ends_with(|c: char| c.is_ascii_alphanumeric())),
+            "{long:?}"
+        );
+        assert_eq!(long, values(&node));
+        assert_ne!(long, values(&format!("{node}2")));
+        assert_eq!(values("n1"), ["n1"]);
+    }
 }
