@@ -30,7 +30,7 @@ impl Storage {
     pub fn open(config: &Config, effects: Effects) -> Result<Self> {
         let simulated = config.backends.iter().any(|backend| backend.kind == BackendKind::Memory);
         let (host, entries): (Arc<dyn Host>, Result<Vec<Entry>>) = if simulated {
-            let host = Arc::new(FakeHost::new(effects));
+            let host = Arc::new(FakeHost::mirroring_targets(effects));
             (host.clone(), Ok(config.backends.iter().map(|backend| open_memory(backend, &host)).collect()))
         } else {
             let host: Arc<dyn Host> = Arc::new(LinuxHost::new(effects.clone()));
@@ -128,7 +128,8 @@ impl Storage {
 }
 
 fn open_memory(backend: &BackendConfig, host: &Arc<FakeHost>) -> Entry {
-    let memory = MemoryBackend::new(backend.name.clone(), Arc::clone(host), MEMORY_CAPACITY_BYTES);
+    let memory = MemoryBackend::new(backend.name.clone(), Arc::clone(host), MEMORY_CAPACITY_BYTES)
+        .with_max_volumes(backend.max_volumes_per_node);
     Entry { connector: Arc::new(memory.connector()), backend: Arc::new(memory) }
 }
 

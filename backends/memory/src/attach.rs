@@ -1,6 +1,6 @@
 //! Grants, as the attachment contract plans them. One lock over all records makes each change a compare-and-swap.
 
-use crate::state::Image;
+use crate::state::{Image, VolumeRecord};
 use crate::{MemoryBackend, Storage, now_ms};
 use host::{Host, LoopDevice};
 use volume::{
@@ -18,6 +18,18 @@ impl Attach for MemoryBackend {
         // Nobody holds a directory, but a fenced node gets none either.
         let held = volume.attachment.as_ref().filter(|_| is_single_node);
         let plan = plan_attach(held, volume.epoch, node, request.read_only, now_ms())?;
+        let held = |record: &&VolumeRecord| {
+            let attachment = record.volume.attachment.as_ref();
+            attachment.is_some_and(|held| held.holder.node == *request.node && held.proof.is_none())
+        };
+        let is_new = is_single_node && matches!(plan, AttachPlan::Grant(_));
+        let held = state.volumes.values().filter(held).count() as u64;
+        if let Some(limit) = self.storage.max_volumes.filter(|&limit| is_new && held >= limit) {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("node {} holds {held} volumes and takes {limit} (max_volumes_per_node)", request.node),
+            ));
+        }
         let record = state.volume_mut(request.volume)?;
         Ok(AttachContext::new(match plan {
             AttachPlan::AlreadyHeld(epoch) => epoch,

@@ -154,7 +154,7 @@ impl Connector for MemoryConnector {
     }
 
     fn max_volumes(&self) -> Option<u64> {
-        None
+        self.storage.max_volumes
     }
 
     fn topology(&self) -> Result<Segments> {

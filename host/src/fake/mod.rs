@@ -1,5 +1,6 @@
 //! The host as a model: a mount table with stacking, files, loop devices with the images behind them, file systems
-//! that remember what was written, and faults at any effect. No privilege and no real path is touched.
+//! that remember what was written, and faults at any effect. It needs no privilege, and touches no real path unless it is
+//! told to mirror targets.
 //!
 //! What it models is pinned by the suite that also runs against `LinuxHost` (conformance).
 
@@ -9,6 +10,7 @@ mod faults;
 mod filesystem;
 mod kernel;
 mod loops;
+mod mirror;
 mod mount;
 mod path;
 mod tree;
@@ -31,11 +33,18 @@ pub struct FakeHost {
     /// Signalled when what hangs is let go.
     released: Condvar,
     effects: Effects,
+    /// Whether targets appear on disk too.
+    mirrors: bool,
 }
 
 impl FakeHost {
     pub fn new(effects: Effects) -> Self {
-        Self { kernel: Mutex::new(Kernel::boot()), released: Condvar::new(), effects }
+        Self { kernel: Mutex::new(Kernel::boot()), released: Condvar::new(), effects, mirrors: false }
+    }
+
+    /// One whose targets are on disk too, empty, for those who look there.
+    pub fn mirroring_targets(effects: Effects) -> Self {
+        Self { mirrors: true, ..Self::new(effects) }
     }
 
     fn kernel(&self) -> MutexGuard<'_, Kernel> {
@@ -89,15 +98,18 @@ impl Host for FakeHost {
     }
 
     fn ensure_directory(&self, path: &Path) -> Result<()> {
-        self.verb(|kernel| kernel.ensure_directory(path))
+        self.verb(|kernel| kernel.ensure_directory(path))?;
+        if self.mirrors { mirror::directory(path) } else { Ok(()) }
     }
 
     fn ensure_file(&self, path: &Path) -> Result<()> {
-        self.verb(|kernel| kernel.ensure_file(path))
+        self.verb(|kernel| kernel.ensure_file(path))?;
+        if self.mirrors { mirror::file(path) } else { Ok(()) }
     }
 
     fn remove_target(&self, path: &Path) -> Result<()> {
-        self.verb(|kernel| kernel.remove_target(path))
+        self.verb(|kernel| kernel.remove_target(path))?;
+        if self.mirrors { mirror::remove(path) } else { Ok(()) }
     }
 
     fn mounts(&self) -> Result<Vec<MountEntry>> {
