@@ -4,7 +4,9 @@ use super::Lab;
 use crate::client::Client;
 use crate::failure::{Context, Failure, Result, ensure};
 use std::fs::OpenOptions;
-use std::path::PathBuf;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) profile: &'static str,
     pub(crate) mode: &'static str,
     pub(crate) backend: &'static str,
+    /// Runs as this user and group, from the copy that [`Lab::give_to`] made.
+    pub(crate) uid: Option<u32>,
     /// For `HAWSER_TEST_EFFECT`.
     pub(crate) effect: Option<String>,
     /// More settings, as `HAWSER_*` variables.
@@ -38,6 +42,7 @@ impl Options {
             profile: "kubernetes",
             mode: "all",
             backend: "pool",
+            uid: None,
             effect: None,
             settings: Vec::new(),
         }
@@ -81,6 +86,22 @@ impl Lab {
         Ok(Hawser { child, client: Client::new(&socket), log })
     }
 
+    /// Makes the lab's directories `uid`'s, and copies the binary under test and `program` to where that user can run
+    /// them; the copy of `program`.
+    pub(crate) fn give_to(&self, uid: u32, program: &Path) -> Result<PathBuf> {
+        for part in ["run", "staging", "published"] {
+            chown(self.path(part), Some(uid), Some(uid))?;
+        }
+        for file in [self.binary(), program] {
+            std::fs::copy(file, self.copy_of(file))?;
+        }
+        Ok(self.copy_of(program))
+    }
+
+    fn copy_of(&self, file: &Path) -> PathBuf {
+        self.path("pool").join(file.file_name().unwrap_or_default())
+    }
+
     pub(crate) fn socket(&self, options: &Options) -> PathBuf {
         self.path("run").join(format!("{}.sock", options.node))
     }
@@ -97,7 +118,13 @@ impl Lab {
 
     /// The binary with its settings and without a subcommand.
     pub(crate) fn command(&self, options: &Options) -> Command {
-        let mut command = Command::new(self.binary());
+        let mut command = Command::new(match options.uid {
+            Some(_) => self.copy_of(self.binary()),
+            None => self.binary().to_owned(),
+        });
+        if let Some(uid) = options.uid {
+            command.uid(uid).gid(uid);
+        }
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HAWSER_")) {
             command.env_remove(name);
         }
