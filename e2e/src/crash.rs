@@ -38,7 +38,7 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     let count = scenario::all(&sweep.lab, "").len();
     for index in 0..count {
         let name = scenario::all(&sweep.lab, "").get(index).map_or("", |scenario| scenario.name);
-        if !report.wants(&format!("crash-{name}")) {
+        if !report.wants_some(&format!("crash-{name}")) {
             continue;
         }
         match sweep.learn(index) {

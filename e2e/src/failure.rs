@@ -48,12 +48,6 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-impl From<serde_json::Error> for Failure {
-    fn from(error: serde_json::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         Self(format!("{:?}: {}", status.code(), status.message()))

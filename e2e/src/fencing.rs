@@ -23,7 +23,7 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     }
     for access in [Access::Ext4, Access::Block] {
         let name = format!("fence-{access:?}");
-        if !report.wants(&name) {
+        if !report.wants_some(&name) {
             continue;
         }
         let effects = match learn_fence(hawser, access) {

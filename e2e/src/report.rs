@@ -15,9 +15,13 @@ impl Report {
         Self { filter, has_failed: AtomicBool::new(false) }
     }
 
-    /// Whether a test of this name, or one of several that begin with it, is wanted.
     pub(crate) fn wants(&self, name: &str) -> bool {
         self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+    }
+
+    /// Whether some test whose name begins so may be wanted.
+    pub(crate) fn wants_some(&self, beginning: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.starts_with(beginning)) || self.wants(beginning)
     }
 
     /// Runs a test; a panic is a failure of it alone.

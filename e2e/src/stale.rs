@@ -25,7 +25,7 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     let names: Vec<(&str, bool)> =
         scenario::all(&sweep.lab, "").iter().map(|s| (s.name, is_of_controller(&s.call))).collect();
     for (index, (name, is_of_controller)) in names.into_iter().enumerate() {
-        if !is_of_controller || !report.wants(&format!("stale-{name}")) {
+        if !is_of_controller || !report.wants_some(&format!("stale-{name}")) {
             continue;
         }
         let undisturbed = match sweep.learn(index) {
@@ -110,7 +110,7 @@ fn overtaken(sweep: &mut Sweep, index: usize, effect: u64, undisturbed: &Undistu
 
 /// A controller is stopped within a grant to one node while another controller grants to another node: one of them wins.
 fn grants(report: &Report, hawser: &Path) -> Result<()> {
-    if !report.wants("stale-grant") {
+    if !report.wants_some("stale-grant") {
         return Ok(());
     }
     let lab = Lab::new(hawser, PoolFs::Xfs, 4096)?;
