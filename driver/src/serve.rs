@@ -28,6 +28,7 @@ use volume::{Backend, Error, LockTable, Result};
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How soon a node that was fenced while it was frozen or cut off notices.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_CALLS: usize = 8192;
 
 /// Blocks until SIGTERM or SIGINT.
 pub fn serve(config: &Config, effects: Effects) -> Result<()> {
@@ -38,6 +39,8 @@ pub fn serve(config: &Config, effects: Effects) -> Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // A call that hangs on its device keeps its thread, one a volume; there must be more than volumes on a node.
+        .max_blocking_threads(MAX_CALLS)
         .thread_stack_size(1 << 20)
         .enable_all()
         .build()
