@@ -21,7 +21,10 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     for access in [Access::Ext4, Access::Xfs] {
         report.test(&format!("damage-superblock-{access:?}"), || superblock(hawser, access));
     }
+    report.test("damage-file-system-marked-but-whole", || marked(hawser));
+    report.test("damage-file-system-that-needs-repair", || needs_repair(hawser));
     report.test("damage-image-truncated", || truncated(hawser));
+    report.test("damage-image-truncated-while-mounted", || truncated_while_mounted(hawser));
     report.test("damage-image-replaced", || replaced(hawser));
     report.test("damage-record-corrupt", || record(hawser, &corrupt, &[Code::DataLoss], ""));
     report.test("damage-record-newer", || record(hawser, &newer, &[Code::FailedPrecondition], "newer"));
@@ -116,6 +119,51 @@ fn superblock(hawser: &Path, access: Access) -> Result<()> {
     patient.ensure_refused(&[Code::DataLoss], "")?;
     ensure(std::fs::read(&image)? == before, || "the damaged image was changed".to_owned())?;
     patient.ensure_others_go_on()?;
+    patient.give_back()
+}
+
+/// The superblock's error flag asks for a check; when that finds nothing the volume is used.
+fn marked(hawser: &Path) -> Result<()> {
+    let patient = Patient::new(hawser, Access::Ext4, 4096)?;
+    debugfs(&patient.image()?, "set_super_value state 2")?;
+    patient.server.client.call(&patient.subject.stage(&patient.lab, NODE))?;
+    patient.ensure_others_go_on()?;
+    patient.give_back()
+}
+
+/// A repair can lose data, so nobody but an administrator starts one: the message says with what.
+fn needs_repair(hawser: &Path) -> Result<()> {
+    let patient = Patient::new(hawser, Access::Ext4, 4096)?;
+    let image = patient.image()?;
+    debugfs(&image, "set_super_value state 2")?;
+    debugfs(&image, "clri lost+found")?;
+    let before = std::fs::read(&image)?;
+    patient.ensure_refused(&[Code::DataLoss], "e2fsck")?;
+    ensure(std::fs::read(&image)? == before, || "the damaged image was changed".to_owned())?;
+    patient.ensure_others_go_on()?;
+    patient.give_back()
+}
+
+fn debugfs(image: &Path, request: &str) -> Result<()> {
+    kernel::program("debugfs", &["-w", "-R", request, &image.to_string_lossy()]).map(drop)
+}
+
+/// Its workload gets errors; it can be given back, and others notice nothing.
+fn truncated_while_mounted(hawser: &Path) -> Result<()> {
+    let patient = Patient::new(hawser, Access::Ext4, 4096)?;
+    let (lab, client) = (&patient.lab, &patient.server.client);
+    for call in [patient.subject.stage(lab, NODE), patient.subject.publish(lab, NODE)] {
+        client.call(&call)?;
+    }
+    OpenOptions::new().write(true).open(patient.image()?)?.set_len(1 << 20)?;
+    // May fail or not, as long as nothing hangs.
+    let _ = std::fs::write(Path::new(&patient.subject.target(lab, NODE)).join("file"), vec![7; 4 << 20]);
+    patient.ensure_others_go_on()?;
+    patient.give_back()?;
+    let again = client
+        .call_until_done(&patient.subject.attach(NODE))
+        .and_then(|_| client.call(&patient.subject.stage(lab, NODE)));
+    ensure(again.as_ref().is_err_and(|status| status.code() == Code::DataLoss), || format!("staged again: {again:?}"))?;
     patient.give_back()
 }
 
