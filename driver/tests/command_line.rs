@@ -80,6 +80,56 @@ fn a_volume_from_creation_to_removal() {
     assert_eq!(run(&["snapshot", "ls"]), serde_json::json!([]));
 }
 
+/// What changes storage: all of it as JSON on stdout, and who fenced is said on stderr and recorded.
+#[test]
+fn every_command_has_json_and_a_fence_is_audited() {
+    let (dir, config) = pool();
+    let run = |arguments: &[&str]| {
+        let output = hawser(&[&["--config", &config, "--json"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{arguments:?} printed {:?}: {e}", stdout(&output)));
+        (value, stderr(&output))
+    };
+    for arguments in [
+        &["volume", "create", "db", "--size", "64MiB"][..],
+        &["volume", "expand", "db", "96MiB"],
+        &["volume", "snapshot", "db", "monday"],
+        &["volume", "clone", "db", "copy"],
+        &["volume", "restore", "monday", "older", "--size", "128MiB"],
+        &["snapshot", "ls", "--volume", "db"],
+        &["snapshot", "rm", "monday"],
+        &["orphan", "rm"],
+    ] {
+        run(arguments);
+    }
+    assert_eq!(run(&["volume", "inspect", "older"]).0["size_bytes"], 128 << 20);
+
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (socket, state) = (format!("unix://{}", at("csi.sock")), at("state"));
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_hawser"));
+    serve.args(["--config", &config, "serve", "--node-id", "n1", "--endpoint", &socket, "--state-dir", &state]);
+    let mut server = serve.stderr(std::fs::File::create(at("log")).unwrap()).spawn().unwrap();
+    // It opens its socket once the node is known.
+    for _ in 0..400 {
+        if dir.path().join("csi.sock").exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(run(&["node", "ls"]).0.as_array().unwrap().len(), 1, "{}", std::fs::read_to_string(at("log")).unwrap());
+    let (fenced, log) = run(&["fence", "n1", "--powered-off"]);
+    assert_eq!((&fenced["node"], &fenced["volumes"]), (&"n1".into(), &serde_json::json!([])));
+    for part in ["audit", "node fenced", "powered_off=true", "cli:"] {
+        assert!(log.contains(part), "{part} is not in {log}");
+    }
+    let recorded = run(&["node", "ls"]).0.to_string();
+    assert!(recorded.contains("cli:") && recorded.contains("powered"), "{recorded}");
+    assert!(run(&["unfence", "n1"]).1.contains("node unfenced"));
+}
+
 #[test]
 fn what_does_not_work_is_exit_code_1_and_says_what_to_do() {
     let (_dir, config) = pool();

@@ -169,6 +169,59 @@ fn it_goes_on_without_anybody_who_reads_its_log() {
     assert_eq!(server.terminate(), Some(0));
 }
 
+/// Metrics and the log after calls: what was called, how long each step took, what is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_counted_and_logged() {
+    use csi_proto::csi::controller_client::ControllerClient;
+    use csi_proto::csi::volume_capability::access_mode::Mode;
+    use csi_proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
+    use csi_proto::csi::{ControllerPublishVolumeRequest, CreateVolumeRequest, VolumeCapability};
+
+    let server = Server::start(&["--log-format", "json"]);
+    let uri = format!("unix://{}", server.path("csi.sock").display());
+    let channel = tonic::transport::Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+    let mut controller = ControllerClient::new(channel);
+    let capability = VolumeCapability {
+        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+        access_type: Some(AccessType::Mount(MountVolume::default())),
+    };
+    let request = CreateVolumeRequest {
+        name: "db".to_owned(),
+        volume_capabilities: vec![capability.clone()],
+        ..Default::default()
+    };
+    let volume = controller.create_volume(request).await.unwrap().into_inner().volume.unwrap();
+    let request = ControllerPublishVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        node_id: "n1".to_owned(),
+        volume_capability: Some(capability),
+        ..Default::default()
+    };
+    controller.controller_publish_volume(request).await.unwrap();
+    // The answer may come before its line.
+    server.wait(|server| server.log().contains("ControllerPublishVolume"));
+    let counted = "hawser_rpc_duration_seconds_count{rpc=\"ControllerPublishVolume\"} 1";
+    server.wait(|server| server.get("/metrics").is_some_and(|page| page.contains(counted)));
+    let metrics = server.get("/metrics").unwrap();
+    for line in [
+        "hawser_rpcs_total{rpc=\"CreateVolume\",code=\"OK\"} 1",
+        "hawser_rpc_step_duration_seconds_count{rpc=\"ControllerPublishVolume\",step=",
+        "hawser_volumes{backend=\"pool\",kind=\"ext4\"} 1",
+        "hawser_attachments{backend=\"pool\",node=\"n1\"} 1",
+        "hawser_fenced_attachments{backend=\"pool\"} 0",
+        "hawser_orphan_bytes{backend=\"pool\"} 0",
+        "hawser_available_bytes{backend=\"pool\"} ",
+        &format!("hawser_provisioned_bytes{{backend=\"pool\"}} {}", volume.capacity_bytes),
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("ControllerPublishVolume")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["volume"], &line["node"]), (&volume.volume_id.into(), &"n1".into()), "{line}");
+    assert!(line.to_string().contains("total_ms") && line.to_string().contains("OK"), "{line}");
+}
+
 /// What kubelet's plugin watcher does with a socket that it finds: GetInfo, the version's check, NodeGetInfo at the
 /// endpoint it was told, NotifyRegistrationStatus.
 #[tokio::test(flavor = "multi_thread")]

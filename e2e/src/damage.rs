@@ -263,7 +263,8 @@ fn full_of_copies(hawser: &Path) -> Result<()> {
     client.call(&big.snapshot("before")).context(|| "the snapshot".to_owned())?;
     let overwritten = fill(&target, 2, 256);
     ensure(overwritten.is_err(), || "a full pool gave no error to the writer".to_owned())?;
-    ensure(client.probe().is_ok(), || "the driver does not answer any more".to_owned())?;
+    ensure(client.probe()?, || "the driver is not ready because its pool is full".to_owned())?;
+    ensure(patient.server.log().contains("the pool is full"), || "the log does not say that it is full".to_owned())?;
     let refused = client.call(&Subject { size_bytes: 64 * MIB, ..Subject::new("more", Access::Ext4) }.create());
     if let Err(status) = refused {
         ensure(status.code() == Code::ResourceExhausted, || format!("creating on a full pool: {status:?}"))?;

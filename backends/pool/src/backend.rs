@@ -53,7 +53,8 @@ impl Backend for Pool {
     }
 
     fn check(&self) -> Result<()> {
-        self.check_reachable()
+        self.check_reachable()?;
+        self.note_fullness()
     }
 
     fn restrictions(&self) -> Restrictions {

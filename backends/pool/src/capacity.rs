@@ -7,6 +7,7 @@
 use crate::Pool;
 use host::file::{FileSystemKind, space};
 use host::filesystem::minimum_size;
+use std::sync::atomic::Ordering;
 use volume::{Capacity, CapacityQuery, Error, ErrorKind, FsType, Result, SizeRange, VolumeKind};
 
 /// All sizes are multiples of this.
@@ -76,6 +77,26 @@ impl Pool {
 
     pub(crate) fn has_room(&self) -> Result<bool> {
         Ok(self.room()?.available > 0)
+    }
+
+    /// Says in the log when the pool has become full, and when no more. A full pool is no failure of the driver: what
+    /// is there can be used and deleted.
+    pub(crate) fn note_fullness(&self) -> Result<()> {
+        let is_full = !self.has_room()?;
+        if self.said_full.swap(is_full, Ordering::SeqCst) == is_full {
+            return Ok(());
+        }
+        let pool = self.dir.path().display();
+        if is_full {
+            tracing::warn!(
+                %pool,
+                "the pool is full: nothing new is made, and writes to thin volumes and to what snapshots share can fail; \
+                 remove volumes, snapshots or orphans, or grow the pool's file system"
+            );
+        } else {
+            tracing::info!(%pool, "the pool has room again");
+        }
+        Ok(())
     }
 
     /// `OutOfRange` for a volume that could never be filled.

@@ -34,6 +34,7 @@ use host::file::{Dir, FileSystemKind};
 use host::{Effects, Host};
 use open::PoolFile;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One pool, as the controller and the node see it alike. Cheap to clone.
@@ -51,6 +52,8 @@ pub struct Pool {
     file_system: FileSystemKind,
     /// Whether images can be cloned in place of copied.
     reflink: bool,
+    /// Whether the log says that it is full.
+    said_full: Arc<AtomicBool>,
 }
 
 impl Pool {

@@ -67,6 +67,7 @@ impl Pool {
             trash: trash?,
             file_system: file_system(&dir)?,
             reflink: probe_reflink(&dir)?,
+            said_full: Arc::default(),
             file: Arc::new(file),
             config: Arc::new(config),
             dir,

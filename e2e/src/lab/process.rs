@@ -218,9 +218,13 @@ impl Hawser {
         super::kernel::program("kill", &["-s", name, &self.child.id().to_string()]).map(drop)
     }
 
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// What it said last, for the report of a failure.
     pub(crate) fn last_lines(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().rev().take(3).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
     }

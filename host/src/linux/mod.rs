@@ -1,6 +1,8 @@
 //! The host as Linux is: each verb is a few system calls, verified on descriptors.
 
 mod btrfs;
+#[cfg(test)]
+mod exhausted_tests;
 mod fence;
 #[cfg(test)]
 mod fence_oracle;

@@ -365,6 +365,56 @@ fn a_fenced_node_comes_back_clean() {
     });
 }
 
+/// As on a node with thousands of pods, whose paths have what the kernel escapes, and more mounts come and go meanwhile.
+#[test]
+fn a_crowded_mount_table() {
+    let real = match Real::new(FsType::Xfs) {
+        Ok(real) => real,
+        Err(reason) => return println!("SKIPPED: a_crowded_mount_table: {reason}"),
+    };
+    let crowd = tempfile::tempdir().unwrap();
+    let none = None::<&str>;
+    mount(Some("none"), crowd.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    let odd = crowd.path().join("a b\tc\nd\\e#f\\040[0],ro - ext4");
+    std::fs::create_dir(&odd).unwrap();
+    for n in 0..5_000 {
+        // Stacked ones are as many lines of the table.
+        let target = if n % 2 == 0 { odd.clone() } else { crowd.path().join(format!("pod {n}")) };
+        std::fs::create_dir_all(&target).unwrap();
+        mount(Some(&odd), &target, none, MsFlags::MS_BIND, none).unwrap();
+    }
+    let mounts = LinuxHost::new(Effects::default()).mounts().unwrap();
+    assert!(mounts.len() > 5_000 && mounts.iter().any(|entry| entry.mounted_at == odd), "{}", mounts.len());
+    let clean = real.state();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let churn = scope.spawn(|| {
+            // It ends also when the other thread panics.
+            for _ in 0..5_000 {
+                mount(Some(&odd), &odd, none, MsFlags::MS_BIND, none).unwrap();
+                nix::mount::umount2(&odd, nix::mount::MntFlags::MNT_DETACH).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        for kind in [VolumeKind::FileSystem(FsType::Ext4), VolumeKind::Block] {
+            let volume = real.attached(&kind.to_string(), kind).unwrap();
+            real.stage(&volume).unwrap();
+            real.publish(&volume).unwrap();
+            std::fs::write(real.file(kind), vec![7; 4096]).unwrap();
+            real.unpublish(&volume.id).unwrap();
+            real.unstage(&volume.id).unwrap();
+            let _ = std::fs::remove_dir(real.path("staging/a"));
+        }
+        stop.store(true, Ordering::SeqCst);
+        churn.join().unwrap();
+    });
+    assert_eq!(real.state(), clean);
+    nix::mount::umount2(crowd.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
 /// The crashes that are asked for say nothing on stderr.
 fn silence_crashes() {
     static ONCE: Once = Once::new();
