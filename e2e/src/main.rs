@@ -18,6 +18,7 @@ mod input;
 mod junit;
 mod lab;
 mod report;
+mod restart;
 mod sanity;
 mod scenario;
 mod stale;
@@ -60,6 +61,8 @@ enum Suite {
     Crash,
     /// The process is stopped after each effect, another takes over, and it goes on.
     Stale,
+    /// Published volumes while the process is killed, started and stopped.
+    Restart,
     /// Fences that are interrupted or overtaken.
     Fencing,
     /// Nothing acknowledged is lost, nothing is acknowledged after the fence.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Suite::Cancel => cancel::suite(&report, hawser),
         Suite::Crash => crash::suite(&report, hawser),
         Suite::Stale => stale::suite(&report, hawser),
+        Suite::Restart => restart::suite(&report, hawser),
         Suite::Fencing => fencing::suite(&report, hawser),
         Suite::Failover => failover::suite(&report, hawser),
         Suite::Input => input::suite(&report, hawser),

@@ -64,6 +64,12 @@ const STEPS: &[Step] = &[
         run: |session, log| e2e(session, log, &["damage"]),
     },
     Step {
+        name: "restart",
+        about: "published volumes while the process is killed, started again and stopped",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["restart"]),
+    },
+    Step {
         name: "storms",
         about: "many calls at once, on one volume and on many",
         needs: &["build"],
