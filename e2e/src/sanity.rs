@@ -159,5 +159,5 @@ fn allowed(options: &Options, why: &str) -> Option<&'static str> {
         matches!(options.profile, "swarm" | "docker") && NEVER_CALLED.iter().any(|text| why.contains(text));
     known
         .map(|(_, reason)| *reason)
-        .or(is_never_called.then_some("not offered in this profile: its orchestrator never calls it"))
+        .or(is_never_called.then_some("not offered to an orchestrator that never calls it"))
 }
