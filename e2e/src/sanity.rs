@@ -157,7 +157,5 @@ fn allowed(options: &Options, why: &str) -> Option<&'static str> {
     let known = LATER.iter().chain(&NOT_NEEDED).find(|(text, _)| why.contains(text));
     let is_never_called =
         matches!(options.profile, "swarm" | "docker") && NEVER_CALLED.iter().any(|text| why.contains(text));
-    known
-        .map(|(_, reason)| *reason)
-        .or(is_never_called.then_some("not offered to an orchestrator that never calls it"))
+    known.map(|(_, reason)| *reason).or(is_never_called.then_some("not offered to an orchestrator that never calls it"))
 }
