@@ -128,8 +128,8 @@ impl Storage {
 }
 
 fn open_memory(backend: &BackendConfig, host: &Arc<FakeHost>) -> Entry {
-    let memory = MemoryBackend::new(backend.name.clone(), Arc::clone(host), MEMORY_CAPACITY_BYTES)
-        .with_max_volumes(backend.max_volumes_per_node);
+    let (name, limit) = (backend.name.clone(), backend.max_volumes_per_node);
+    let memory = MemoryBackend::new(name, Arc::clone(host), MEMORY_CAPACITY_BYTES, limit);
     Entry { connector: Arc::new(memory.connector()), backend: Arc::new(memory) }
 }
 

@@ -33,20 +33,10 @@ struct Storage {
 }
 
 impl MemoryBackend {
-    /// `capacity_bytes` is what thick volumes, what is written to thin ones, and the orphans of fences share.
-    pub fn new(name: BackendName, host: Arc<FakeHost>, capacity_bytes: u64) -> Self {
-        Self::of(Storage { name, host, capacity_bytes, max_volumes: None, state: Mutex::new(State::default()) })
-    }
-
-    /// A new, empty backend like this one, which gives each node at most so many volumes.
-    #[must_use]
-    pub fn with_max_volumes(self, max_volumes: Option<u64>) -> Self {
-        let Storage { name, host, capacity_bytes, .. } = &*self.storage;
-        let (name, host, capacity_bytes) = (name.clone(), Arc::clone(host), *capacity_bytes);
-        Self::of(Storage { name, host, capacity_bytes, max_volumes, state: Mutex::new(State::default()) })
-    }
-
-    fn of(storage: Storage) -> Self {
+    /// `capacity_bytes` is what thick volumes, what is written to thin ones, and the orphans of fences share; a node gets
+    /// at most `max_volumes`.
+    pub fn new(name: BackendName, host: Arc<FakeHost>, capacity_bytes: u64, max_volumes: Option<u64>) -> Self {
+        let storage = Storage { name, host, capacity_bytes, max_volumes, state: Mutex::new(State::default()) };
         Self { storage: Arc::new(storage) }
     }
 

@@ -14,7 +14,7 @@ fn subject() -> std::result::Result<Subject, String> {
 
 fn make() -> Result<Subject> {
     let host = Arc::new(FakeHost::default());
-    let backend = MemoryBackend::new(BackendName::parse("memory")?, host, 4 << 30);
+    let backend = MemoryBackend::new(BackendName::parse("memory")?, host, 4 << 30, None);
     let connector = Arc::new(backend.connector());
     let another = backend.clone();
     Ok(Subject {

@@ -12,7 +12,7 @@ use volume::{
 
 fn machine() -> (Arc<FakeHost>, Subject) {
     let host = Arc::new(FakeHost::default());
-    let backend = MemoryBackend::new(BackendName::parse("memory").unwrap(), Arc::clone(&host), 4 << 30);
+    let backend = MemoryBackend::new(BackendName::parse("memory").unwrap(), Arc::clone(&host), 4 << 30, None);
     let connector = Arc::new(backend.connector());
     let another = backend.clone();
     let subject = Subject {

@@ -51,7 +51,7 @@ impl Lab {
         for directory in ["/staging", "/targets"] {
             host.create_directory(Path::new(directory)).unwrap();
         }
-        let backend = MemoryBackend::new(BackendName::parse("pool").unwrap(), host.clone(), 1 << 40);
+        let backend = MemoryBackend::new(BackendName::parse("pool").unwrap(), host.clone(), 1 << 40, None);
         let state = tempfile::tempdir().unwrap();
         let service = service(&host, &backend, state.path(), profile, "n1");
         service.register().unwrap();
