@@ -44,7 +44,12 @@ pub(crate) fn prepare(core: &Core, request: CreateVolumeRequest) -> Result<Creat
     let guard = core.locks.try_lock(keys)?;
     let any_fs = parameters.fs_type.is_none() && !capabilities.iter().any(names_fs);
     let id = VolumeId::of_name(backend.name(), &name);
-    Ok(Create { guard, backend, spec: VolumeSpec { id, name, size, kind, source, parameters, topology }, any_fs })
+    Ok(Create {
+        guard,
+        backend,
+        spec: VolumeSpec { id, name, size, kind, source, parameters, mutable: Default::default(), topology },
+        any_fs,
+    })
 }
 
 pub(crate) fn run(core: &Core, create: Create, trace: &mut Trace) -> Result<CreateVolumeResponse> {

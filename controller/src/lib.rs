@@ -10,8 +10,9 @@ mod core;
 mod create;
 mod delete;
 mod expand;
+mod group;
 mod list;
-mod others;
+mod metadata;
 mod paging;
 mod publish;
 mod reply;
@@ -19,5 +20,6 @@ mod service;
 mod snapshot;
 mod validate;
 
-pub use others::{GroupControllerService, SnapshotMetadataService};
+pub use group::GroupControllerService;
+pub use metadata::SnapshotMetadataService;
 pub use service::ControllerService;

@@ -1,6 +1,7 @@
 //! The gRPC face: each call is logged, prepared, run and answered.
 
 use crate::core::Core;
+use crate::{GroupControllerService, SnapshotMetadataService};
 use crate::{capabilities, capacity, create, delete, expand, list, publish, snapshot, validate};
 use csi_proto::csi::controller_server::Controller;
 use csi_proto::csi::*;
@@ -21,6 +22,16 @@ impl ControllerService {
     /// The first backend is the one for volumes whose parameters name none. `InvalidArgument` when two share a name.
     pub fn new(backends: Vec<Arc<dyn Backend>>, profile: Profile, runtime: Runtime) -> Result<Self> {
         Ok(Self { core: Arc::new(Core::new(backends, profile)?), runtime })
+    }
+
+    /// The GroupController service over the same backends and locks.
+    pub fn group(&self) -> GroupControllerService {
+        GroupControllerService::new(self.core.clone(), self.runtime.clone())
+    }
+
+    /// The SnapshotMetadata service over the same backends.
+    pub fn metadata(&self) -> SnapshotMetadataService {
+        SnapshotMetadataService::new(self.core.clone(), self.runtime.clone())
     }
 
     /// Prepares (parses and locks) and runs one call. `prepare` must have no effect; `run` owns what it prepared.

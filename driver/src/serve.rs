@@ -5,7 +5,7 @@ use crate::gauges::Gauges;
 use crate::http::{self, Pages};
 use crate::state;
 use crate::storage::Storage;
-use controller::{ControllerService, GroupControllerService, SnapshotMetadataService};
+use controller::ControllerService;
 use csi_proto::csi::controller_server::ControllerServer;
 use csi_proto::csi::group_controller_server::GroupControllerServer;
 use csi_proto::csi::identity_server::IdentityServer;
@@ -198,9 +198,9 @@ fn router(
     if config.mode != Mode::Node {
         let controller = ControllerService::new(backends, config.profile, runtime.clone())?;
         router = router
-            .add_service(ControllerServer::new(controller))
-            .add_service(GroupControllerServer::new(GroupControllerService::new(runtime.clone())))
-            .add_service(SnapshotMetadataServer::new(SnapshotMetadataService::new(runtime.clone())));
+            .add_service(GroupControllerServer::new(controller.group()))
+            .add_service(SnapshotMetadataServer::new(controller.metadata()))
+            .add_service(ControllerServer::new(controller));
     }
     Ok(router.add_optional_service(node.map(NodeService::server)))
 }

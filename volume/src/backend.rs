@@ -4,9 +4,9 @@
 //! system calls that block. What a driver advertises is derived from which of the optional objects are there.
 
 use crate::{
-    AttachContext, BackendName, Error, ErrorKind, FsType, ImageIdentity, NodeId, NodeRecord, Result, Segments,
-    SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Volume, VolumeGuard, VolumeId, VolumeKind,
-    VolumeName, VolumeSpec,
+    AttachContext, BackendName, ChangedBlocks, Error, ErrorKind, FsType, GroupSnapshots, Health, ImageIdentity, Modify,
+    NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Volume,
+    VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
 };
 
 pub trait Backend: Send + Sync {
@@ -57,7 +57,19 @@ pub trait Backend: Send + Sync {
     fn can_clone(&self) -> bool {
         false
     }
+    fn group_snapshots(&self) -> Option<&dyn GroupSnapshots> {
+        None
+    }
+    fn changed_blocks(&self) -> Option<&dyn ChangedBlocks> {
+        None
+    }
     fn expand(&self) -> Option<&dyn Expand> {
+        None
+    }
+    fn modify(&self) -> Option<&dyn Modify> {
+        None
+    }
+    fn health(&self) -> Option<&dyn Health> {
         None
     }
     fn fence(&self) -> Option<&dyn Fence> {

@@ -1,6 +1,6 @@
 //! The node's half of a backend: from a volume id to a device or directory on this machine.
 
-use crate::{Epoch, NodeIdentity, Result, Volume, VolumeGuard, VolumeId};
+use crate::{Epoch, HealthProblem, NodeIdentity, Result, Volume, VolumeGuard, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,6 +62,12 @@ pub trait Connector: Send + Sync {
 
     /// Notes durably that the volume is about to be mounted for the first time: from now on it is never formatted.
     fn mark_staged(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()>;
+
+    /// What is wrong with this backend as seen from this node; empty when all is well. Cheap, and bounded in time only
+    /// by the caller: a hung pool hangs it.
+    fn storage_health(&self) -> Result<Vec<HealthProblem>> {
+        Ok(Vec::new())
+    }
 
     /// How many volumes this node can have; `None` when there is no limit.
     fn max_volumes(&self) -> Option<u64>;

@@ -31,7 +31,12 @@ pub struct VolumeId(String);
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId(String);
 
-/// The name an orchestrator gives a volume or a snapshot. Never a path, never an id.
+/// A group snapshot's id: `<backend>.g<32 hex>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GroupSnapshotId(String);
+
+/// The name an orchestrator gives a volume, a snapshot or a group snapshot. Never a path, never an id.
 ///
 /// CSI 1.13, CreateVolumeRequest.name: any Unicode but U+0000-0008, 000B, 000C, 000E-001F, 007F-009F; 1 to 128 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -84,9 +89,29 @@ impl SnapshotId {
         Self(format!("{backend}.s{}", hash(name.as_str())))
     }
 
+    /// The snapshot of `volume` in a group. No name gives the same id but by a collision of hashes: a name has no NUL.
+    pub fn of_member(group: &GroupSnapshotId, volume: &VolumeId) -> Self {
+        Self(format!("{}.s{}", group.backend(), hash(&format!("{group}\0{volume}"))))
+    }
+
     /// As [`VolumeId::parse`].
     pub fn parse(text: &str) -> Result<Self> {
         parse_id("snapshot", 's', text).map(Self)
+    }
+
+    pub fn backend(&self) -> &str {
+        before_dot(&self.0)
+    }
+}
+
+impl GroupSnapshotId {
+    pub fn of_name(backend: &BackendName, name: &VolumeName) -> Self {
+        Self(format!("{backend}.g{}", hash(name.as_str())))
+    }
+
+    /// As [`VolumeId::parse`].
+    pub fn parse(text: &str) -> Result<Self> {
+        parse_id("group snapshot", 'g', text).map(Self)
     }
 
     pub fn backend(&self) -> &str {
@@ -206,7 +231,7 @@ macro_rules! textual {
         }
     )*};
 }
-textual!(BackendName, VolumeId, SnapshotId, VolumeName, NodeId);
+textual!(BackendName, VolumeId, SnapshotId, GroupSnapshotId, VolumeName, NodeId);
 
 #[cfg(test)]
 mod tests {

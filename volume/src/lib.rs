@@ -5,10 +5,14 @@
 mod attachment;
 mod backend;
 mod capability;
+mod changed_blocks;
 mod connector;
 mod error;
+mod group;
+mod health;
 mod id;
 mod lock;
+mod modify;
 mod node;
 mod parameters;
 mod size;
@@ -24,10 +28,14 @@ pub use backend::{
     Orphan, Page, PageRequest, Restrictions, Snapshots,
 };
 pub use capability::{AccessMode, AccessType, FsType, VolumeCapability, VolumeKind};
+pub use changed_blocks::{BlockRanges, ByteRange, ChangedBlocks};
 pub use connector::{AttachContext, ConnectRequest, Connected, Connector, DeviceNumber};
 pub use error::{Error, ErrorKind, Result};
-pub use id::{BackendName, Incarnation, NodeId, SnapshotId, VolumeId, VolumeName};
+pub use group::{GroupSnapshot, GroupSnapshots};
+pub use health::{Health, HealthProblem, Severity, VolumeHealth};
+pub use id::{BackendName, GroupSnapshotId, Incarnation, NodeId, SnapshotId, VolumeId, VolumeName};
 pub use lock::{LockTable, VolumeGuard};
+pub use modify::{IoLimits, Modify, MutableChange, MutableParameters};
 pub use node::{NodeIdentity, NodeRecord, NodeState};
 pub use parameters::Parameters;
 pub use size::{MAX_SIZE_BYTES, SizeRange};

@@ -1,6 +1,6 @@
 //! Snapshots: crash-consistent images of one volume at one instant.
 
-use crate::{SnapshotId, VolumeId, VolumeKind, VolumeName};
+use crate::{GroupSnapshotId, Segments, SnapshotId, VolumeId, VolumeKind, VolumeName};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -12,6 +12,10 @@ pub struct Snapshot {
     pub kind: VolumeKind,
     pub created_at_ms: u64,
     pub ready: bool,
+    /// The group snapshot that it belongs to: it is deleted with that, not alone.
+    pub group: Option<GroupSnapshotId>,
+    /// From where it can be restored; empty: from everywhere.
+    pub accessible_topology: Vec<Segments>,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -1,8 +1,8 @@
 //! Volumes as every backend answers for them.
 
 use crate::{
-    Attachment, Epoch, Parameters, Segments, SizeRange, SnapshotId, TopologyRequirement, VolumeId, VolumeKind,
-    VolumeName,
+    Attachment, Epoch, MutableParameters, Parameters, Segments, SizeRange, SnapshotId, TopologyRequirement, VolumeId,
+    VolumeKind, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ pub struct VolumeSpec {
     pub kind: VolumeKind,
     pub source: Option<VolumeSource>,
     pub parameters: Parameters,
+    /// What a new volume starts with; one that is there keeps its own.
+    pub mutable: MutableParameters,
     pub topology: TopologyRequirement,
 }
 
@@ -36,6 +38,8 @@ pub struct Volume {
     pub source: Option<VolumeSource>,
     /// What CreateVolume was given that the node needs ([`Parameters::to_volume_context`]).
     pub parameters: Parameters,
+    /// What the node applies to the device while the volume is connected.
+    pub mutable: MutableParameters,
     /// Empty: reachable from everywhere.
     pub accessible_topology: Vec<Segments>,
     pub epoch: Epoch,

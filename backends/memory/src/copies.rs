@@ -83,6 +83,8 @@ impl Storage {
             kind: record.volume.kind,
             created_at_ms: now_ms(),
             ready: true,
+            group: None,
+            accessible_topology: Vec::new(),
         };
         state.snapshots.insert(id.clone(), SnapshotRecord { snapshot: snapshot.clone(), path });
         Ok(snapshot)

@@ -39,6 +39,7 @@ impl Backend for MemoryBackend {
             thick: spec.parameters.thick,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
+            mutable: Default::default(),
             accessible_topology: Vec::new(),
             epoch: Epoch::default(),
             attachment: None,

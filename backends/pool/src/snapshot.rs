@@ -194,5 +194,7 @@ fn to_snapshot(record: &SnapshotRecord) -> Snapshot {
         kind: record.kind,
         created_at_ms: record.created_at_ms,
         ready: true,
+        group: None,
+        accessible_topology: Vec::new(),
     }
 }

@@ -466,6 +466,7 @@ fn spec(pool: &Pool, name: &str) -> VolumeSpec {
         kind: VolumeKind::FileSystem(FsType::Ext4),
         source: None,
         parameters: Parameters::default(),
+        mutable: Default::default(),
         topology: TopologyRequirement::default(),
     }
 }

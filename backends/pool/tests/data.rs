@@ -168,6 +168,7 @@ impl Bench {
             kind,
             source,
             parameters: Parameters::default(),
+            mutable: Default::default(),
             topology: TopologyRequirement::default(),
         }
     }

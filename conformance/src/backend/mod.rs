@@ -94,6 +94,7 @@ impl Subject {
             kind: VolumeKind::FileSystem(FsType::Ext4),
             source: None,
             parameters: Parameters::default(),
+            mutable: Default::default(),
             topology: TopologyRequirement::default(),
         }
     }

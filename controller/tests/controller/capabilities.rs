@@ -1,7 +1,6 @@
 //! What is advertised, and what is not served.
 
 use super::*;
-use controller::{GroupControllerService, SnapshotMetadataService};
 use csi_proto::csi::controller_service_capability::Type;
 use csi_proto::csi::group_controller_server::GroupController;
 use csi_proto::csi::snapshot_metadata_server::SnapshotMetadata;
@@ -55,11 +54,10 @@ async fn not_served() {
     unimplemented(service.controller_list_volume_health(Request::new(Default::default())).await.unwrap_err().code());
     unimplemented(service.controller_get_volume_health(Request::new(Default::default())).await.unwrap_err().code());
 
-    let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
-    let groups = GroupControllerService::new(runtime.clone());
+    let groups = service.group();
     let capabilities = groups.group_controller_get_capabilities(Request::new(Default::default())).await.unwrap();
     assert!(capabilities.into_inner().capabilities.is_empty());
     unimplemented(groups.create_volume_group_snapshot(Request::new(Default::default())).await.unwrap_err().code());
-    let metadata = SnapshotMetadataService::new(runtime);
+    let metadata = service.metadata();
     unimplemented(metadata.get_metadata_delta(Request::new(Default::default())).await.err().unwrap().code());
 }

@@ -118,6 +118,7 @@ impl Backend for Shelf {
             thick: false,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
+            mutable: Default::default(),
             accessible_topology: self.topology()?,
             epoch: Epoch(0),
             attachment: None,
@@ -241,6 +242,8 @@ impl Snapshots for Shelf {
             kind: volume.kind,
             created_at_ms: 1_700_000_000_123,
             ready: true,
+            group: None,
+            accessible_topology: Vec::new(),
         };
         state.snapshots.insert(id.clone(), snapshot.clone());
         Ok(snapshot)

@@ -152,6 +152,7 @@ fn spec_of(
         kind,
         source,
         parameters: Parameters::default(),
+        mutable: Default::default(),
         topology: TopologyRequirement::default(),
     })
 }

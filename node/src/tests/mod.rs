@@ -76,7 +76,16 @@ impl Lab {
         let id = VolumeId::of_name(self.backend.name(), &name);
         let size = SizeRange { required_bytes: Some(SIZE), limit_bytes: None };
         let topology = TopologyRequirement::default();
-        let spec = VolumeSpec { id: id.clone(), name, size, kind, source: None, parameters, topology };
+        let spec = VolumeSpec {
+            id: id.clone(),
+            name,
+            size,
+            kind,
+            source: None,
+            parameters,
+            mutable: Default::default(),
+            topology,
+        };
         self.backend.ensure_volume(&lock(&id), &spec).unwrap();
         id
     }

@@ -78,7 +78,16 @@ impl Real {
         let size = SizeRange { required_bytes: Some(512 * MIB), limit_bytes: None };
         let topology = TopologyRequirement::default();
         let parameters = Parameters::default();
-        let spec = VolumeSpec { id: id.clone(), name, size, kind, source: None, parameters, topology };
+        let spec = VolumeSpec {
+            id: id.clone(),
+            name,
+            size,
+            kind,
+            source: None,
+            parameters,
+            mutable: Default::default(),
+            topology,
+        };
         self.pool.ensure_volume(&lock(&id), &spec)?;
         let node = NodeId::parse(NODE).unwrap();
         let request = AttachRequest { volume: &id, node: &node, read_only: false };

@@ -1,33 +1,23 @@
-//! Services that are there but that no backend has capabilities for yet: not advertised, and answered honestly.
+//! The GroupController service: snapshots of several volumes at one instant.
 
+use crate::core::Core;
 use csi_proto::csi::group_controller_server::GroupController;
-use csi_proto::csi::snapshot_metadata_server::SnapshotMetadata;
 use csi_proto::csi::*;
 use rpc::{Rpc, Runtime};
-use tonic::codegen::BoxStream;
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Snapshots of several volumes at one instant.
 pub struct GroupControllerService {
-    runtime: Runtime,
-}
-
-/// Allocated and changed blocks of snapshots.
-pub struct SnapshotMetadataService {
+    #[expect(dead_code, reason = "no backend takes group snapshots yet")]
+    core: Arc<Core>,
     runtime: Runtime,
 }
 
 impl GroupControllerService {
-    pub fn new(runtime: Runtime) -> Self {
-        Self { runtime }
-    }
-}
-
-impl SnapshotMetadataService {
-    pub fn new(runtime: Runtime) -> Self {
-        Self { runtime }
+    pub(crate) fn new(core: Arc<Core>, runtime: Runtime) -> Self {
+        Self { core, runtime }
     }
 }
 
@@ -60,22 +50,5 @@ impl GroupController for GroupControllerService {
         _: Request<GetVolumeGroupSnapshotRequest>,
     ) -> Answer<GetVolumeGroupSnapshotResponse> {
         Err(self.runtime.unimplemented(Rpc::GetVolumeGroupSnapshot))
-    }
-}
-
-#[tonic::async_trait]
-impl SnapshotMetadata for SnapshotMetadataService {
-    type GetMetadataAllocatedStream = BoxStream<GetMetadataAllocatedResponse>;
-    type GetMetadataDeltaStream = BoxStream<GetMetadataDeltaResponse>;
-
-    async fn get_metadata_allocated(
-        &self,
-        _: Request<GetMetadataAllocatedRequest>,
-    ) -> Answer<Self::GetMetadataAllocatedStream> {
-        Err(self.runtime.unimplemented(Rpc::GetMetadataAllocated))
-    }
-
-    async fn get_metadata_delta(&self, _: Request<GetMetadataDeltaRequest>) -> Answer<Self::GetMetadataDeltaStream> {
-        Err(self.runtime.unimplemented(Rpc::GetMetadataDelta))
     }
 }

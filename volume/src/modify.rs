@@ -1,0 +1,132 @@
+//! What can be changed of a volume while it is in use: CSI's mutable parameters.
+
+use crate::{Error, Result, VolumeGuard, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// `None`: as the kernel has it (read-ahead), or unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MutableParameters {
+    /// `readAheadKiB`: how far the kernel reads ahead on the device.
+    pub read_ahead_kib: Option<u32>,
+    /// `readBytesPerSecond`, `writeBytesPerSecond`, `readOpsPerSecond`, `writeOpsPerSecond`: of all workloads of the
+    /// node on this volume together where the kernel can, else of each cgroup.
+    pub limits: IoLimits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IoLimits {
+    pub read_bytes_per_second: Option<u64>,
+    pub write_bytes_per_second: Option<u64>,
+    pub read_ops_per_second: Option<u64>,
+    pub write_ops_per_second: Option<u64>,
+}
+
+/// Records what the volume's node is to apply to its device, now and at every later staging.
+pub trait Modify: Send + Sync {
+    /// Changes what `change` names and keeps the rest. Idempotent. `NotFound` when there is no such volume.
+    fn modify(&self, guard: &VolumeGuard, id: &VolumeId, change: &MutableChange) -> Result<()>;
+}
+
+/// What a request asks to change: a key that is absent stays, and the value `default` takes one back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MutableChange {
+    pub read_ahead_kib: Option<Option<u32>>,
+    pub read_bytes_per_second: Option<Option<u64>>,
+    pub write_bytes_per_second: Option<Option<u64>>,
+    pub read_ops_per_second: Option<Option<u64>>,
+    pub write_ops_per_second: Option<Option<u64>>,
+}
+
+impl MutableChange {
+    pub const KEYS: [&'static str; 5] =
+        ["readAheadKiB", "readBytesPerSecond", "readOpsPerSecond", "writeBytesPerSecond", "writeOpsPerSecond"];
+
+    /// `InvalidArgument` for an unknown key, which lists the known ones, and for a value that is no number.
+    pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let mut change = Self::default();
+        let mut sorted: Vec<_> = pairs.into_iter().collect();
+        sorted.sort_unstable();
+        for (key, value) in sorted {
+            match key {
+                "readAheadKiB" => change.read_ahead_kib = Some(number(key, value, 0, MAX_READ_AHEAD_KIB)?),
+                "readBytesPerSecond" => change.read_bytes_per_second = Some(number(key, value, 1, u64::MAX)?),
+                "writeBytesPerSecond" => change.write_bytes_per_second = Some(number(key, value, 1, u64::MAX)?),
+                "readOpsPerSecond" => change.read_ops_per_second = Some(number(key, value, 1, u64::from(u32::MAX))?),
+                "writeOpsPerSecond" => change.write_ops_per_second = Some(number(key, value, 1, u64::from(u32::MAX))?),
+                unknown => {
+                    return Err(Error::invalid(format!(
+                        "unknown mutable parameter {unknown:?}; the known ones are {}",
+                        Self::KEYS.join(", ")
+                    )));
+                }
+            }
+        }
+        Ok(change)
+    }
+
+    pub fn apply_to(&self, current: MutableParameters) -> MutableParameters {
+        let limits = current.limits;
+        MutableParameters {
+            read_ahead_kib: self.read_ahead_kib.unwrap_or(current.read_ahead_kib),
+            limits: IoLimits {
+                read_bytes_per_second: self.read_bytes_per_second.unwrap_or(limits.read_bytes_per_second),
+                write_bytes_per_second: self.write_bytes_per_second.unwrap_or(limits.write_bytes_per_second),
+                read_ops_per_second: self.read_ops_per_second.unwrap_or(limits.read_ops_per_second),
+                write_ops_per_second: self.write_ops_per_second.unwrap_or(limits.write_ops_per_second),
+            },
+        }
+    }
+}
+
+const DEFAULT: &str = "default";
+/// 1 GiB: far more than any device gains from, and no number that overflows in the kernel.
+const MAX_READ_AHEAD_KIB: u64 = 1 << 20;
+
+/// `None` for the word `default`.
+fn number<T: TryFrom<u64>>(key: &str, value: &str, least: u64, most: u64) -> Result<Option<T>> {
+    if value == DEFAULT {
+        return Ok(None);
+    }
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    let parsed = digits.then(|| value.parse::<u64>().ok()).flatten().filter(|n| (least..=most).contains(n));
+    parsed.and_then(|n| T::try_from(n).ok()).map(Some).ok_or_else(|| {
+        Error::invalid(format!(
+            "mutable parameter {key} is {value:?}; it takes a number from {least} to {most}, or {DEFAULT:?}"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_keep_what_they_do_not_name() {
+        let first = MutableChange::parse([("readAheadKiB", "0"), ("writeOpsPerSecond", "100")]).unwrap();
+        let applied = first.apply_to(MutableParameters::default());
+        assert_eq!((applied.read_ahead_kib, applied.limits.write_ops_per_second), (Some(0), Some(100)));
+        let second = MutableChange::parse([("readAheadKiB", "default")]).unwrap().apply_to(applied);
+        assert_eq!((second.read_ahead_kib, second.limits), (None, applied.limits));
+        assert_eq!(MutableChange::parse([]).unwrap().apply_to(applied), applied);
+    }
+
+    #[test]
+    fn refusals_help() {
+        let unknown = MutableChange::parse([("iops", "5")]).unwrap_err();
+        assert!(unknown.to_string().contains("writeOpsPerSecond"), "{unknown}");
+        for (key, value) in [
+            ("readAheadKiB", "-1"),
+            ("readAheadKiB", "1048577"),
+            ("readAheadKiB", ""),
+            ("readOpsPerSecond", "0"),
+            ("writeOpsPerSecond", "4294967296"),
+            ("readBytesPerSecond", "1M"),
+            ("writeBytesPerSecond", "18446744073709551616"),
+        ] {
+            let refused = MutableChange::parse([(key, value)]).unwrap_err();
+            assert!(refused.to_string().contains(key), "{refused}");
+        }
+    }
+}
