@@ -9,6 +9,7 @@
 mod calls;
 mod cancel;
 mod client;
+mod compat;
 mod crash;
 mod damage;
 mod failover;
@@ -53,6 +54,12 @@ enum Suite {
         #[arg(long)]
         csi_sanity: PathBuf,
     },
+    /// Clients of older and later versions of CSI.
+    Compat {
+        /// The directory of the clients, each named by its version.
+        #[arg(long)]
+        clients: PathBuf,
+    },
     /// Many calls at once.
     Storms,
     /// The client goes away.
@@ -85,6 +92,7 @@ fn main() -> ExitCode {
     let hawser = &arguments.hawser;
     let ended = match &arguments.suite {
         Suite::Sanity { csi_sanity } => sanity::suite(&report, hawser, csi_sanity),
+        Suite::Compat { clients } => compat::suite(&report, hawser, clients),
         Suite::Storms => storms::suite(&report, hawser),
         Suite::Cancel => cancel::suite(&report, hawser),
         Suite::Crash => crash::suite(&report, hawser),

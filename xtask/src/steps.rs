@@ -52,6 +52,12 @@ const STEPS: &[Step] = &[
         run: sanity,
     },
     Step {
+        name: "compat",
+        about: "clients of older and of later versions of CSI",
+        needs: &["install", "build"],
+        run: compat,
+    },
+    Step {
         name: "input",
         about: "bad input over the wire",
         needs: &["build"],
@@ -205,7 +211,7 @@ fn install(session: &mut Session, log: &mut Log) -> Counts {
         Ok(()) => Counts::pass(),
         Err(error) => Counts::fail(error),
     };
-    match install::tools(log) {
+    match install::tools(&session.workspace, log) {
         Ok(tools) => {
             counts.passed += 1;
             session.tools = Some(tools);
@@ -262,6 +268,12 @@ fn sanity(session: &mut Session, log: &mut Log) -> Counts {
     let Some(tools) = &session.tools else { return Counts::fail("csi-sanity is not there") };
     let program = tools.csi_sanity.to_string_lossy().into_owned();
     e2e(session, log, &["sanity", "--csi-sanity", &program])
+}
+
+fn compat(session: &mut Session, log: &mut Log) -> Counts {
+    let Some(tools) = &session.tools else { return Counts::fail("the CSI clients are not there") };
+    let clients = tools.csi_clients.to_string_lossy().into_owned();
+    e2e(session, log, &["compat", "--clients", &clients])
 }
 
 fn e2e(session: &mut Session, log: &mut Log, arguments: &[&str]) -> Counts {
