@@ -56,6 +56,38 @@ fn a_file_system_on_ext4() {
     file_system("a_file_system_on_ext4", FsType::Ext4);
 }
 
+/// More extents than are read at once, of snapshots that are deleted after the first of them: what is open stays whole.
+#[test]
+fn deleted_while_they_are_read() {
+    for fs in [FsType::Xfs, FsType::Btrfs, FsType::Ext4] {
+        let Some(lab) = Lab::new("deleted_while_they_are_read", fs) else { return };
+        let s = &lab.subject;
+        let id = s.ensure(&VolumeSpec { size: at_least(SIZE), ..s.spec("v") }).unwrap().id;
+        let image = File::options().write(true).open(lab.image(&id)).unwrap();
+        let base = s.snapshot("base", &id).unwrap();
+        for n in 0..3000 {
+            image.write_all_at(&[7; BLOCK as usize], 2 * BLOCK * n).unwrap();
+        }
+        image.sync_all().unwrap();
+        let target = s.snapshot("target", &id).unwrap();
+        let blocks = s.backend.changed_blocks().unwrap();
+        let expected = changed(blocks, &base.id, &target.id, 0).unwrap();
+        assert!(expected.len() > 2500, "{}", expected.len());
+        let mut reading = blocks.changed(&base.id, &target.id, 0).unwrap().ranges;
+        let mut found = vec![reading.next().unwrap().unwrap()];
+        for snapshot in [&base, &target] {
+            let snapshots = s.backend.snapshots().unwrap();
+            snapshots.delete_snapshot(&lock(snapshot.id.as_str()), &snapshot.id).unwrap();
+        }
+        // Others take the space.
+        image.write_all_at(&vec![8; SIZE as usize], 0).unwrap();
+        image.sync_all().unwrap();
+        s.snapshot("base", &id).unwrap();
+        found.extend(reading.map(Result::unwrap));
+        assert_eq!(found, expected, "{fs}");
+    }
+}
+
 /// Compressed extents have addresses that do not tell their bytes: they count as changed, though nothing happened.
 #[test]
 fn compressed_images() {
