@@ -85,7 +85,7 @@ pub fn growth(s: &Subject) {
     let (Some(blocks), Some(expand)) = (s.backend.changed_blocks(), s.backend.expand()) else { return };
     let (id, node) = raw(s, "raw");
     let device = connect(s, &id, &node);
-    write(s, &device, &[16 * MIB..16 * MIB + BLOCK], 1);
+    write(s, &device, std::slice::from_ref(&(16 * MIB..16 * MIB + BLOCK)), 1);
     let base = s.snapshot("base", &id).unwrap();
     expand.expand(&lock(id.as_str()), &id, at_least(SIZE * 2)).unwrap();
     s.connector.refresh_size(&lock(id.as_str()), &id).unwrap();

@@ -63,5 +63,5 @@ fn block(index: u64) -> Range<u64> {
 }
 
 fn whole(disk: &Disk) -> Vec<Range<u64>> {
-    vec![0..disk.size_bytes]
+    std::iter::once(0..disk.size_bytes).collect()
 }
