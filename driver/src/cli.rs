@@ -41,7 +41,7 @@ pub enum Command {
     /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore, rebuild
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Snapshots: list, remove
+    /// Snapshots: list, remove, compare
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Images left behind by forks of a fence: list, remove
@@ -198,6 +198,21 @@ pub enum SnapshotCommand {
         /// Name or id
         #[arg(value_name = "SNAPSHOT")]
         snapshot: String,
+    },
+    /// Print where a snapshot holds data; everything else reads as zeros
+    Blocks {
+        /// Name or id
+        #[arg(value_name = "SNAPSHOT")]
+        snapshot: String,
+    },
+    /// Print where two snapshots of one volume may differ; outside of it they are the same
+    Diff {
+        /// Name or id of the older one
+        #[arg(value_name = "BASE")]
+        base: String,
+        /// Name or id of the younger one
+        #[arg(value_name = "TARGET")]
+        target: String,
     },
 }
 

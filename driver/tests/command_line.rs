@@ -134,6 +134,38 @@ fn every_command_has_json_and_a_fence_is_audited() {
 }
 
 #[test]
+fn blocks_of_snapshots() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("SKIPPED: blocks_of_snapshots: needs root, as a node does");
+    }
+    let (_dir, config) = pool();
+    let run = |arguments: &[&str]| hawser(&[&["--config", &config], arguments].concat());
+    for arguments in [
+        &["volume", "create", "db", "--size", "64MiB"][..],
+        &["volume", "snapshot", "db", "monday"],
+        &["volume", "snapshot", "db", "tuesday"],
+    ] {
+        assert!(run(arguments).status.success());
+    }
+    let held = run(&["--json", "snapshot", "blocks", "monday"]);
+    if !held.status.success() {
+        assert!(stderr(&held).contains("tell which blocks"), "{}", stderr(&held));
+        return println!("SKIPPED: blocks_of_snapshots: the temporary directory's file system does not tell extents");
+    }
+    let held: serde_json::Value = serde_json::from_slice(&held.stdout).unwrap();
+    let ranges = held["ranges"].as_array().unwrap();
+    let total: u64 = ranges.iter().map(|range| range["length_bytes"].as_u64().unwrap()).sum();
+    assert!(held["size_bytes"] == 64 << 20 && held["total_bytes"] == total && total > 0 && total < 64 << 20, "{held}");
+    let table = stdout(&run(&["snapshot", "blocks", "monday"]));
+    assert!(table.starts_with("OFFSET") && table.trim_end().ends_with("of 67108864 bytes"), "{table}");
+    assert!(run(&["snapshot", "diff", "monday", "tuesday"]).status.success());
+    let wrong = run(&["snapshot", "diff", "tuesday", "monday"]);
+    assert!(wrong.status.code() == Some(1) && stderr(&wrong).contains("younger"), "{}", stderr(&wrong));
+    let gone = run(&["snapshot", "diff", "sunday", "monday"]);
+    assert!(gone.status.code() == Some(1) && stderr(&gone).contains("hawser snapshot ls"), "{}", stderr(&gone));
+}
+
+#[test]
 fn what_does_not_work_is_exit_code_1_and_says_what_to_do() {
     let (_dir, config) = pool();
     for (arguments, says) in [

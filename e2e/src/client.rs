@@ -4,6 +4,7 @@ use csi_proto::csi;
 use csi_proto::csi::controller_client::ControllerClient;
 use csi_proto::csi::identity_client::IdentityClient;
 use csi_proto::csi::node_client::NodeClient;
+use csi_proto::csi::snapshot_metadata_client::SnapshotMetadataClient;
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -50,6 +51,20 @@ pub(crate) struct Answer {
     pub(crate) capacity_bytes: i64,
     pub(crate) context: BTreeMap<String, String>,
 }
+
+/// A stream of the SnapshotMetadata service: of the changes since `base`, or without one of what is allocated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blocks<'a> {
+    pub(crate) base: Option<&'a str>,
+    pub(crate) snapshot: &'a str,
+    pub(crate) from: i64,
+    pub(crate) max_results: i32,
+    /// The client goes away after so many messages.
+    pub(crate) messages: usize,
+}
+
+/// The volume's capacity, and offset and size of ranges.
+pub(crate) type BlocksMessage = (i64, Vec<(i64, i64)>);
 
 impl Pending {
     pub(crate) fn answer(self) -> Result<Answer, Status> {
@@ -145,6 +160,56 @@ impl Client {
                 Some((volume.volume_id, volume.capacity_bytes, nodes))
             })
             .collect())
+    }
+
+    /// The messages of a stream.
+    pub(crate) fn blocks(&self, asked: Blocks<'_>) -> Result<Vec<BlocksMessage>, Status> {
+        let mut client = SnapshotMetadataClient::new(self.channel.clone());
+        let (starting_offset, max_results, secrets) = (asked.from, asked.max_results, BTreeMap::new());
+        let target_snapshot_id = asked.snapshot.to_owned();
+        let tuples = |list: Vec<csi::BlockMetadata>| list.iter().map(|b| (b.byte_offset, b.size_bytes)).collect();
+        let mut messages = Vec::new();
+        match asked.base.map(str::to_owned) {
+            Some(base_snapshot_id) => block(async move {
+                let request = csi::GetMetadataDeltaRequest {
+                    base_snapshot_id,
+                    target_snapshot_id,
+                    starting_offset,
+                    max_results,
+                    secrets,
+                };
+                let mut stream = client.get_metadata_delta(request).await?.into_inner();
+                while messages.len() < asked.messages
+                    && let Some(message) = stream.message().await?
+                {
+                    messages.push((message.volume_capacity_bytes, tuples(message.block_metadata)));
+                }
+                Ok(messages)
+            }),
+            None => block(async move {
+                let snapshot_id = target_snapshot_id;
+                let request = csi::GetMetadataAllocatedRequest { snapshot_id, starting_offset, max_results, secrets };
+                let mut stream = client.get_metadata_allocated(request).await?.into_inner();
+                while messages.len() < asked.messages
+                    && let Some(message) = stream.message().await?
+                {
+                    messages.push((message.volume_capacity_bytes, tuples(message.block_metadata)));
+                }
+                Ok(messages)
+            }),
+        }
+    }
+
+    /// Names of the services that the plugin says it has.
+    pub(crate) fn services(&self) -> Result<Vec<String>, Status> {
+        let mut client = IdentityClient::new(self.channel.clone());
+        let request = csi::GetPluginCapabilitiesRequest {};
+        let answer = block(async move { client.get_plugin_capabilities(request).await })?.into_inner();
+        let name = |capability: csi::PluginCapability| match capability.r#type? {
+            csi::plugin_capability::Type::Service(service) => Some(service.r#type().as_str_name().to_owned()),
+            csi::plugin_capability::Type::VolumeExpansion(_) => None,
+        };
+        Ok(answer.capabilities.into_iter().filter_map(name).collect())
     }
 
     /// Snapshot id, source and size of all snapshots.

@@ -18,6 +18,7 @@ mod fencing;
 mod input;
 mod junit;
 mod lab;
+mod metadata;
 mod report;
 mod restart;
 mod sanity;
@@ -78,6 +79,8 @@ enum Suite {
     Input,
     /// Storage that breaks under the driver.
     Damage,
+    /// What the SnapshotMetadata service says of snapshots, against their bytes.
+    Metadata,
 }
 
 /// Set in the process that has the mount namespace of its own.
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Suite::Failover => failover::suite(&report, hawser),
         Suite::Input => input::suite(&report, hawser),
         Suite::Damage => damage::suite(&report, hawser),
+        Suite::Metadata => metadata::suite(&report, hawser),
     };
     if let Err(failure) = ended {
         report.failed("set-up", &failure.to_string());

@@ -2,12 +2,14 @@
 //! followed, and what is published is complete and durable or not there at all.
 
 mod data;
+mod extents;
 mod tree;
 
 pub use data::{
     FileIdentity, FileSystemKind, Space, allocate, allocated_bytes, clone_file, copy_sparse, filesystem_of, get_xattr,
     identity, probe_reflink, set_xattr, space,
 };
+pub use extents::{Extent, ExtentContent, ExtentPage, extents};
 
 use crate::Effects;
 use crate::sys::file as sys;

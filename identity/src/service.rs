@@ -23,6 +23,8 @@ pub struct Plugin {
     /// Whether some volumes can be reached from some nodes only.
     pub has_topology: bool,
     pub can_expand: bool,
+    /// Whether the SnapshotMetadata service answers for some storage.
+    pub has_changed_blocks: bool,
 }
 
 impl Plugin {
@@ -33,6 +35,7 @@ impl Plugin {
             // A backend that cannot tell now is taken for one with topology: too strict harms nobody.
             has_topology: backends.iter().any(|b| b.topology().map_or(true, |places| !places.is_empty())),
             can_expand: backends.iter().any(|b| b.expand().is_some()),
+            has_changed_blocks: has_controller && backends.iter().any(|b| b.changed_blocks().is_some()),
         }
     }
 
@@ -40,6 +43,7 @@ impl Plugin {
         let services = [
             (ServiceType::ControllerService, self.has_controller),
             (ServiceType::VolumeAccessibilityConstraints, self.has_topology),
+            (ServiceType::SnapshotMetadataService, self.has_changed_blocks),
         ];
         let services = services
             .into_iter()
@@ -109,8 +113,13 @@ mod tests {
         IdentityService::new(plugin, readiness, Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE))
     }
 
-    const FULL: Plugin =
-        Plugin { profile: Profile::Kubernetes, has_controller: true, has_topology: true, can_expand: true };
+    const FULL: Plugin = Plugin {
+        profile: Profile::Kubernetes,
+        has_controller: true,
+        has_topology: true,
+        can_expand: true,
+        has_changed_blocks: true,
+    };
 
     #[test]
     fn capabilities_follow() {
@@ -121,9 +130,12 @@ mod tests {
             };
             plugin.capabilities().into_iter().map(name).collect::<Vec<_>>()
         };
-        assert_eq!(names(FULL), ["CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", "ONLINE"]);
+        let full = ["CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", "SNAPSHOT_METADATA_SERVICE", "ONLINE"];
+        assert_eq!(names(FULL), full);
+        assert!(!names(Plugin { profile: Profile::Nomad, ..FULL }).contains(&"SNAPSHOT_METADATA_SERVICE"));
         assert_eq!(names(Plugin { profile: Profile::Swarm, ..FULL }), ["CONTROLLER_SERVICE"]);
-        let bare = Plugin { has_controller: false, has_topology: false, can_expand: false, ..FULL };
+        let (has_controller, has_topology, can_expand, has_changed_blocks) = (false, false, false, false);
+        let bare = Plugin { has_controller, has_topology, can_expand, has_changed_blocks, ..FULL };
         assert!(names(bare).is_empty());
     }
 

@@ -88,6 +88,12 @@ const STEPS: &[Step] = &[
         run: |session, log| e2e(session, log, &["cancel"]),
     },
     Step {
+        name: "metadata",
+        about: "allocated and changed blocks of snapshots against their bytes, over random workloads",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["metadata"]),
+    },
+    Step {
         name: "crash",
         about: "the process is killed after each effect of each call",
         needs: &["build"],

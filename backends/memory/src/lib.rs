@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod changed_blocks;
 mod connector;
 mod copies;
 mod fence;

@@ -6,9 +6,9 @@ use host::Host;
 use host::filesystem::minimum_size;
 use std::path::Path;
 use volume::{
-    Attach, Backend, BackendName, Capacity, CapacityQuery, Epoch, Error, ErrorKind, Expand, Fence, FsType, Page,
-    PageRequest, Restrictions, Result, Segments, SizeRange, Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind,
-    VolumeSource, VolumeSpec,
+    Attach, Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Epoch, Error, ErrorKind, Expand, Fence,
+    FsType, Page, PageRequest, Restrictions, Result, Segments, SizeRange, Snapshots, Volume, VolumeGuard, VolumeId,
+    VolumeKind, VolumeSource, VolumeSpec,
 };
 
 const MIB: u64 = 1 << 20;
@@ -106,6 +106,10 @@ impl Backend for MemoryBackend {
 
     fn can_clone(&self) -> bool {
         true
+    }
+
+    fn changed_blocks(&self) -> Option<&dyn ChangedBlocks> {
+        Some(self)
     }
 
     fn expand(&self) -> Option<&dyn Expand> {

@@ -14,13 +14,14 @@ fn subject() -> std::result::Result<Subject, String> {
 
 fn make() -> Result<Subject> {
     let host = Arc::new(FakeHost::default());
-    let backend = MemoryBackend::new(BackendName::parse("memory")?, host, 4 << 30, None);
+    let backend = MemoryBackend::new(BackendName::parse("memory")?, Arc::clone(&host), 4 << 30, None);
     let connector = Arc::new(backend.connector());
     let another = backend.clone();
     Ok(Subject {
         backend: Arc::new(backend),
         connector,
         another: Box::new(move || Arc::new(another.clone())),
+        write: Box::new(move |device, offset_bytes, bytes| host.write_blocks(device, offset_bytes, bytes)),
         keep: Box::new(()),
     })
 }

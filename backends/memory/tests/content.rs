@@ -19,6 +19,7 @@ fn machine() -> (Arc<FakeHost>, Subject) {
         backend: Arc::new(backend),
         connector,
         another: Box::new(move || Arc::new(another.clone())),
+        write: Box::new(|_, _, _| unreachable!("these tests write to the host")),
         keep: Box::new(()),
     };
     (host, subject)

@@ -24,6 +24,7 @@ pub(crate) fn lab(test: &str, fs: FsType) -> Option<(Subject, Arc<Pool>)> {
         backend: pool.clone(),
         connector: pool.clone(),
         another: Box::new(move || another.clone()),
+        write: conformance::backend::write_device(),
         keep: Box::new(scratch),
     };
     Some((subject, pool))

@@ -20,6 +20,7 @@ fn subject(fs: FsType) -> Result<Subject, String> {
         backend: pool.clone(),
         connector: pool,
         another: Box::new(move || open() as Arc<dyn Backend>),
+        write: conformance::backend::write_device(),
         keep: Box::new(scratch),
     })
 }

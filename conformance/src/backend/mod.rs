@@ -5,6 +5,7 @@
 //! object that is not there) is then checked to be refused.
 
 pub mod attaching;
+pub mod changed_blocks;
 pub mod copies;
 pub mod fencing;
 pub mod guards;
@@ -13,6 +14,8 @@ pub mod sizes;
 pub mod volumes;
 
 use std::any::Any;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use volume::{
     AttachContext, AttachRequest, Backend, Connector, Error, ErrorKind, FsType, Incarnation, LockTable, NodeId,
@@ -25,12 +28,17 @@ pub const MIB: u64 = 1 << 20;
 /// Large enough for ext4 everywhere; xfs and btrfs are asked for by their minimum.
 pub const SIZE: u64 = 64 * MIB;
 
+/// Device, offset in bytes, bytes; whole blocks of 4096.
+pub type WriteDevice = Box<dyn Fn(&Path, u64, &[u8]) -> Result<()> + Send + Sync>;
+
 /// One empty backend to test, with its node half.
 pub struct Subject {
     pub backend: Arc<dyn Backend>,
     pub connector: Arc<dyn Connector>,
     /// Opens the same storage once more, as a second controller does.
     pub another: Box<dyn Fn() -> Arc<dyn Backend> + Send + Sync>,
+    /// Writes to a device that the connector gave, durably: [`write_device`], or what a simulated machine has.
+    pub write: WriteDevice,
     /// Dropped last: what the storage stands on.
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -54,6 +62,7 @@ macro_rules! backend_suite {
                 sizes: chosen_sizes, thick, too_large, expand, capacity;
                 copies: snapshots_are_idempotent, snapshot_listing, restore, clone, copies_of_copies,
                     copies_outlive_their_source, directories_are_not_copied;
+                changed_blocks: refusals, what_is_the_same, what_was_written, growth, lists_go_on;
                 attaching: contract, late_and_empty_detach, held_volumes_stay, connected_volumes_stay_attached,
                     stale_contexts, directories_are_shared, read_only;
                 fencing: fence_then_grant, fence_is_idempotent, fenced_nodes_are_refused, powered_off, orphans;
@@ -172,6 +181,15 @@ impl Subject {
     pub fn holder(&self, id: &VolumeId) -> Option<NodeId> {
         self.find(id).attachment.map(|held| held.holder.node)
     }
+}
+
+/// For a [`Subject`] whose devices are this machine's.
+pub fn write_device() -> WriteDevice {
+    Box::new(|device, offset_bytes, bytes| {
+        let failed = |e| Error::io(format!("writing to {}", device.display()), e);
+        let file = std::fs::File::options().write(true).open(device).map_err(failed)?;
+        file.write_all_at(bytes, offset_bytes).and_then(|()| file.sync_all()).map_err(failed)
+    })
 }
 
 pub fn at_least(required_bytes: u64) -> SizeRange {

@@ -58,6 +58,8 @@ async fn not_served() {
     let capabilities = groups.group_controller_get_capabilities(Request::new(Default::default())).await.unwrap();
     assert!(capabilities.into_inner().capabilities.is_empty());
     unimplemented(groups.create_volume_group_snapshot(Request::new(Default::default())).await.unwrap_err().code());
-    let metadata = service.metadata();
-    unimplemented(metadata.get_metadata_delta(Request::new(Default::default())).await.err().unwrap().code());
+    let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
+    let bare = ControllerService::new(vec![Shelf::bare("bare")], Profile::Kubernetes, runtime).unwrap().metadata();
+    unimplemented(bare.get_metadata_delta(Request::new(Default::default())).await.err().unwrap().code());
+    unimplemented(bare.get_metadata_allocated(Request::new(Default::default())).await.err().unwrap().code());
 }

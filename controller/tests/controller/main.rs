@@ -5,6 +5,7 @@ mod cancel;
 mod capabilities;
 mod create;
 mod lists;
+mod metadata;
 mod publish;
 mod shelf;
 mod snapshots;

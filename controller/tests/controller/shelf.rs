@@ -15,6 +15,17 @@ pub(crate) struct Shelf {
     state: Mutex<State>,
     /// While closed, `ensure_volume` waits before it acts.
     gate: (Mutex<Gate>, Condvar),
+    /// What its snapshots hold, and in which they differ.
+    pub(crate) blocks: Arc<Mutex<Blocks>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Blocks {
+    pub(crate) ranges: Vec<ByteRange>,
+    /// Reading fails after so many.
+    pub(crate) broken_after: Option<usize>,
+    /// How many were read.
+    pub(crate) read: usize,
 }
 
 #[derive(Default)]
@@ -43,7 +54,7 @@ impl Shelf {
 
     fn with(name: &str, able: bool) -> Self {
         let name = BackendName::parse(name).unwrap();
-        Self { name, able, state: Mutex::default(), gate: Default::default() }
+        Self { name, able, state: Mutex::default(), gate: Default::default(), blocks: Arc::default() }
     }
 
     pub(crate) fn add_node(&self, id: &str) {
@@ -179,6 +190,10 @@ impl Backend for Shelf {
         self.able
     }
 
+    fn changed_blocks(&self) -> Option<&dyn ChangedBlocks> {
+        self.able.then_some(self as &dyn ChangedBlocks)
+    }
+
     fn expand(&self) -> Option<&dyn Expand> {
         self.able.then_some(self as &dyn Expand)
     }
@@ -276,5 +291,39 @@ impl Expand for Shelf {
         let volume = state.volumes.get_mut(id).ok_or_else(|| Error::not_found("no such volume"))?;
         volume.size_bytes = size.choose(volume.size_bytes, volume.size_bytes, MIB)?;
         Ok((volume.size_bytes, true))
+    }
+}
+
+impl ChangedBlocks for Shelf {
+    fn allocated(&self, snapshot: &SnapshotId, from_bytes: u64) -> Result<BlockRanges> {
+        let size_bytes = self.snapshot(snapshot)?.size_bytes;
+        if from_bytes > size_bytes {
+            return Err(Error::new(ErrorKind::OutOfRange, "the offset is beyond the end"));
+        }
+        let (blocks, mut next) = (self.blocks.clone(), 0);
+        let all = std::iter::from_fn(move || {
+            let mut blocks = blocks.lock().unwrap();
+            if blocks.broken_after.is_some_and(|after| next >= after) {
+                return Some(Err(Error::new(ErrorKind::Unavailable, "the disk is gone")));
+            }
+            let range = blocks.ranges.get(next).copied()?;
+            (next, blocks.read) = (next + 1, blocks.read + 1);
+            Some(Ok(range))
+        });
+        let ends_later = move |range: &Result<ByteRange>| range.as_ref().map_or(true, |r| r.end_bytes() > from_bytes);
+        Ok(BlockRanges { size_bytes, ranges: Box::new(all.filter(ends_later)) })
+    }
+
+    fn changed(&self, base: &SnapshotId, target: &SnapshotId, from_bytes: u64) -> Result<BlockRanges> {
+        if self.snapshot(base)?.source != self.snapshot(target)?.source {
+            return Err(Error::invalid("they are of different volumes"));
+        }
+        self.allocated(target, from_bytes)
+    }
+}
+
+impl Shelf {
+    fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+        self.find_snapshot(id)?.ok_or_else(|| Error::not_found(format!("no snapshot {id}")))
     }
 }

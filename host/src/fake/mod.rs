@@ -5,6 +5,7 @@
 //! What it models is pinned by the suite that also runs against `LinuxHost` (conformance).
 
 mod block;
+mod blocks;
 mod control;
 mod faults;
 mod filesystem;

@@ -2,6 +2,7 @@
 //! decides anything. Every function works on descriptors it is lent and turns -1 into the errno.
 
 pub(crate) mod block;
+pub(crate) mod fiemap;
 pub(crate) mod file;
 pub(crate) mod inode;
 pub(crate) mod loops;

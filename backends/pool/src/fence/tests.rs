@@ -28,6 +28,7 @@ fn network(allow_fork_only_fence: bool) -> Option<Subject> {
         backend: pool.clone(),
         connector: pool,
         another: Box::new(move || another.clone()),
+        write: conformance::backend::write_device(),
         keep: Box::new(scratch),
     })
 }

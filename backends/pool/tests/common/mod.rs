@@ -31,6 +31,7 @@ impl Lab {
             backend: pool.clone(),
             connector: pool,
             another: Box::new(move || Arc::new(open(&again, Effects::default())) as Arc<dyn Backend>),
+            write: conformance::backend::write_device(),
             keep: Box::new(scratch),
         };
         Some(Self { subject, directory })
