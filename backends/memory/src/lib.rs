@@ -6,6 +6,7 @@ mod attach;
 mod connector;
 mod copies;
 mod fence;
+mod groups;
 mod state;
 mod volumes;
 

@@ -12,6 +12,8 @@ mod create;
 mod delete;
 mod expand;
 mod fence;
+mod group;
+mod group_take;
 mod image;
 mod image_pool;
 mod leftovers;
@@ -45,6 +47,7 @@ pub struct Pool {
     dir: Dir,
     volumes: Dir,
     snapshots: Dir,
+    groups: Dir,
     nodes: Dir,
     templates: Dir,
     trash: Dir,
