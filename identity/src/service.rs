@@ -23,6 +23,8 @@ pub struct Plugin {
     /// Whether some volumes can be reached from some nodes only.
     pub has_topology: bool,
     pub can_expand: bool,
+    pub has_snapshots: bool,
+    pub has_groups: bool,
 }
 
 impl Plugin {
@@ -33,6 +35,8 @@ impl Plugin {
             // A backend that cannot tell now is taken for one with topology: too strict harms nobody.
             has_topology: backends.iter().any(|b| b.topology().map_or(true, |places| !places.is_empty())),
             can_expand: backends.iter().any(|b| b.expand().is_some()),
+            has_snapshots: backends.iter().any(|b| b.snapshots().is_some()),
+            has_groups: backends.iter().any(|b| b.group_snapshots().is_some()),
         }
     }
 
@@ -40,6 +44,8 @@ impl Plugin {
         let services = [
             (ServiceType::ControllerService, self.has_controller),
             (ServiceType::VolumeAccessibilityConstraints, self.has_topology),
+            (ServiceType::GroupControllerService, self.has_controller && self.has_groups),
+            (ServiceType::SnapshotAccessibilityConstraints, self.has_topology && self.has_snapshots),
         ];
         let services = services
             .into_iter()
@@ -109,8 +115,14 @@ mod tests {
         IdentityService::new(plugin, readiness, Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE))
     }
 
-    const FULL: Plugin =
-        Plugin { profile: Profile::Kubernetes, has_controller: true, has_topology: true, can_expand: true };
+    const FULL: Plugin = Plugin {
+        profile: Profile::Kubernetes,
+        has_controller: true,
+        has_topology: true,
+        can_expand: true,
+        has_snapshots: true,
+        has_groups: true,
+    };
 
     #[test]
     fn capabilities_follow() {
@@ -121,7 +133,21 @@ mod tests {
             };
             plugin.capabilities().into_iter().map(name).collect::<Vec<_>>()
         };
-        assert_eq!(names(FULL), ["CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", "ONLINE"]);
+        let all = [
+            "CONTROLLER_SERVICE",
+            "VOLUME_ACCESSIBILITY_CONSTRAINTS",
+            "GROUP_CONTROLLER_SERVICE",
+            "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS",
+            "ONLINE",
+        ];
+        assert_eq!(names(FULL), all);
+        let without_groups = ["CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", all[3], "ONLINE"];
+        assert_eq!(names(Plugin { profile: Profile::Nomad, ..FULL }), without_groups);
+        assert_eq!(names(Plugin { has_groups: false, ..FULL }), without_groups);
+        assert_eq!(
+            names(Plugin { has_snapshots: false, has_groups: false, ..FULL }),
+            ["CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", "ONLINE"]
+        );
         assert_eq!(names(Plugin { profile: Profile::Swarm, ..FULL }), ["CONTROLLER_SERVICE"]);
         let bare = Plugin { has_controller: false, has_topology: false, can_expand: false, ..FULL };
         assert!(names(bare).is_empty());
