@@ -20,21 +20,18 @@ const NOBODY: u32 = 65_534;
 const EXPANDED_BYTES: u64 = 128 << 20;
 
 /// Capabilities that the driver does not have yet, by what csi-sanity says when it skips for their lack.
-const LATER: [(&str, &str); 8] = [
-    ("GroupControllerService not supported", "group snapshots come later"),
-    ("VolumeGroupSnapshots not supported", "group snapshots come later"),
+const LATER: [(&str, &str); 5] = [
     ("odify", "ControllerModifyVolume comes later"),
-    ("GetSnapshot not supported", "GetSnapshot comes later"),
     ("ControllerGetVolumeHealth not supported", "volume health comes later"),
     ("ControllerListVolumeHealth not supported", "volume health comes later"),
     ("NodeGetVolumeHealth not supported", "volume health comes later"),
     ("NodeGetStorageHealth not supported", "volume health comes later"),
 ];
-/// What snapshots do not need, as they are where their pool is.
-const NOT_NEEDED: [(&str, &str); 2] = [
-    ("SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", "snapshots are where their pool is"),
-    ("node does not report accessible topology", "this profile has no topology"),
-];
+/// What only Kubernetes calls, so the driver offers it nowhere else.
+const KUBERNETES_ALONE: [&str; 2] = ["GroupControllerService not supported", "GetSnapshot not supported"];
+/// Where neither volumes nor nodes are said to be somewhere: Swarm drops it, and a simulated host is everywhere.
+const WITHOUT_TOPOLOGY: [&str; 2] =
+    ["SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", "node does not report accessible topology"];
 /// Swarm and the Docker plugin protocol never call these, so the driver does not offer them there.
 const NEVER_CALLED: [&str; 17] = [
     "GetCapacity not supported",
@@ -154,8 +151,12 @@ fn program(lab: &Lab, csi_sanity: &Path, options: &Options, access: &str, junit:
 
 /// The reason for which a specification may be skipped.
 fn allowed(options: &Options, why: &str) -> Option<&'static str> {
-    let known = LATER.iter().chain(&NOT_NEEDED).find(|(text, _)| why.contains(text));
-    let is_never_called =
-        matches!(options.profile, "swarm" | "docker") && NEVER_CALLED.iter().any(|text| why.contains(text));
-    known.map(|(_, reason)| *reason).or(is_never_called.then_some("not offered to an orchestrator that never calls it"))
+    let is = |texts: &[&str]| texts.iter().any(|text| why.contains(text));
+    let never_calls_much = matches!(options.profile, "swarm" | "docker");
+    let later = LATER.iter().find(|(text, _)| why.contains(text)).map(|(_, reason)| *reason);
+    later
+        .or((options.profile != "kubernetes" && is(&KUBERNETES_ALONE)).then_some("offered to Kubernetes alone"))
+        .or(((never_calls_much || options.backend == "memory") && is(&WITHOUT_TOPOLOGY))
+            .then_some("there is no topology here"))
+        .or((never_calls_much && is(&NEVER_CALLED)).then_some("not offered to an orchestrator that never calls it"))
 }

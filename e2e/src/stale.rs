@@ -51,6 +51,9 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     grants(report, hawser)
 }
 
+/// Scenarios whose work stops file systems that are in use.
+const FREEZING: [&str; 2] = ["create-snapshot-mounted", "create-group-mounted"];
+
 /// These can be done by any controller on the pool; the node's calls belong to their node.
 fn is_of_controller(call: &Call) -> bool {
     match call {
@@ -60,7 +63,9 @@ fn is_of_controller(call: &Call) -> bool {
         | Call::ControllerUnpublish(_)
         | Call::ControllerExpand(_)
         | Call::CreateSnapshot(_)
-        | Call::DeleteSnapshot(_) => true,
+        | Call::DeleteSnapshot(_)
+        | Call::CreateGroup(_)
+        | Call::DeleteGroup(_) => true,
         Call::NodeStage(_)
         | Call::NodeUnstage(_)
         | Call::NodePublish(_)
@@ -79,7 +84,7 @@ fn overtaken(sweep: &mut Sweep, index: usize, effect: u64, undisturbed: &Undistu
     let other = sweep.lab.start(&Options { mode: "controller", ..Options::node(OTHER) })?;
     match other.client.call_until_done(&scenario.call) {
         // A file system stays frozen as long as the snapshotter does, and only says: retry.
-        Err(status) if status.code() == Code::Aborted && scenario.name == "create-snapshot-mounted" => {}
+        Err(status) if status.code() == Code::Aborted && FREEZING.contains(&scenario.name) => {}
         answer => drop(answer.context(|| "the other controller".to_owned())?),
     }
     stale.resume()?;
@@ -90,11 +95,11 @@ fn overtaken(sweep: &mut Sweep, index: usize, effect: u64, undisturbed: &Undistu
         })?;
     }
     other.client.call_until_done(&scenario.call).context(|| "once more".to_owned())?;
-    let found = state::observe(&sweep.lab, &other.client, &scenario.subjects, &scenario.snapshots, &tag)?;
+    let found = state::observe(&sweep.lab, &other.client, &scenario, &tag)?;
     stale.stop()?;
     // What a stale actor left half done is removed when a driver starts.
     let server = sweep.lab.start(&Options::node(NODE))?;
-    let cleaned = state::observe(&sweep.lab, &server.client, &scenario.subjects, &scenario.snapshots, &tag)?;
+    let cleaned = state::observe(&sweep.lab, &server.client, &scenario, &tag)?;
     ensure(cleaned == undisturbed.state, || {
         format!(
             "another end state: {} (before the restart: {})",

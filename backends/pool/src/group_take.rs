@@ -219,3 +219,26 @@ fn stood_still_too_long(volumes: usize) -> Error {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Pool;
+    use crate::testing::lab;
+    use conformance::backend::{refused, take_group};
+    use host::file::FileSystemKind;
+    use volume::{ErrorKind, FsType};
+
+    /// Its holder's file system is on another kernel, which nothing here can stop.
+    #[test]
+    fn a_volume_held_out_of_sight_is_in_no_group() {
+        let Some((s, pool)) = lab("a_volume_held_out_of_sight_is_in_no_group", FsType::Xfs) else { return };
+        let (one, two, n1) = (s.create("one").id, s.create("two").id, s.register("n1"));
+        let shared = Pool { file_system: FileSystemKind::Network("a test"), ..Pool::clone(&pool) };
+        s.attach(&one, &n1).unwrap();
+        let message = refused(take_group(&shared, "g", &[&one, &two]), ErrorKind::FailedPrecondition);
+        assert!(message.contains("node n1"), "{message}");
+        assert_eq!(pool.group_ids().unwrap(), []);
+        s.detach(&one, Some(&n1)).unwrap();
+        take_group(&shared, "g", &[&one, &two]).unwrap();
+    }
+}

@@ -1,5 +1,6 @@
 //! `hawser snapshot …` and `hawser volume snapshot`.
 
+use super::group::group_command;
 use super::show;
 use super::volume::{snapshot_id, unsupported};
 use crate::cli::SnapshotCommand;
@@ -13,6 +14,7 @@ pub fn snapshot_command(storage: &Storage, output: Output, command: SnapshotComm
     match command {
         SnapshotCommand::Ls { volume } => list(storage, output, volume.as_deref()),
         SnapshotCommand::Rm { snapshot } => remove(storage, output, &snapshot),
+        SnapshotCommand::Group(command) => group_command(storage, output, command),
     }
 }
 
@@ -40,7 +42,7 @@ fn list(storage: &Storage, output: Output, volume: Option<&str>) -> Result<()> {
             found.extend(snapshots.list_snapshots(&filter, &PageRequest::default())?.entries);
         }
     }
-    let mut table = Table::new(&["NAME", "SIZE", "KIND", "CREATED", "SOURCE", "ID"]);
+    let mut table = Table::new(&["NAME", "SIZE", "KIND", "CREATED", "SOURCE", "GROUP", "ID"]);
     for snapshot in &found {
         table.row([
             snapshot.name.to_string(),
@@ -48,6 +50,7 @@ fn list(storage: &Storage, output: Output, volume: Option<&str>) -> Result<()> {
             show::kind(snapshot.kind),
             format_time(snapshot.created_at_ms),
             snapshot.source.to_string(),
+            snapshot.group.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             snapshot.id.to_string(),
         ]);
     }
