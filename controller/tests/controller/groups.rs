@@ -168,3 +168,28 @@ async fn delete() {
     let request = Request::new(ListSnapshotsRequest::default());
     assert!(inner(s.subject.service.list_snapshots(request).await).unwrap().entries.is_empty());
 }
+
+/// Nothing waits for a group that is under way: not another one with a volume of it, nor anything about its members.
+#[tokio::test]
+async fn what_is_under_way_is_aborted_at_once() {
+    let s = Arc::new(groups());
+    let [one, two, three] = ["one", "two", "three"].map(|name| s.subject.created(name));
+    let [one, two, three] = [one.await.volume_id, two.await.volume_id, three.await.volume_id];
+    s.subject.shelf.close_gate();
+    let (other, sources) = (Arc::clone(&s), [one.clone(), two.clone()]);
+    let taking = tokio::spawn(async move { other.create("first", &[&sources[0], &sources[1]]).await });
+    s.subject.shelf.wait_until_stopped(1).await;
+    refused(s.create("first", &[&two, &one]).await, Code::Aborted);
+    refused(s.create("second", &[&two, &three]).await, Code::Aborted);
+    refused(s.subject.snapshot("alone", &one).await, Code::Aborted);
+    refused(s.subject.delete(&two).await, Code::Aborted);
+    let name = volume::VolumeName::parse("first").unwrap();
+    let id = volume::GroupSnapshotId::of_name(s.subject.shelf.name(), &name);
+    let member = volume::SnapshotId::of_member(&id, &volume::VolumeId::parse(&one).unwrap());
+    refused(s.delete(id.as_str(), &[]).await, Code::Aborted);
+    refused(s.delete(NO_GROUP, &[member.as_str()]).await, Code::Aborted);
+    s.subject.shelf.open_gate();
+    let group = taking.await.unwrap().unwrap();
+    assert_eq!(group.group_snapshot_id, id.as_str());
+    s.create("second", &[&two, &three]).await.unwrap();
+}

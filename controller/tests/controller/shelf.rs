@@ -13,7 +13,7 @@ pub(crate) struct Shelf {
     /// Snapshots, clones, grants and growth.
     able: bool,
     state: Mutex<State>,
-    /// While closed, `ensure_volume` waits before it acts.
+    /// While closed, `ensure_volume` and `ensure_group_snapshot` wait before they act.
     gate: (Mutex<Gate>, Condvar),
 }
 
@@ -287,6 +287,7 @@ impl GroupSnapshots for Shelf {
         sources: &[VolumeId],
     ) -> Result<GroupSnapshot> {
         guard.check(id.as_str())?;
+        self.pass_gate();
         if let Some(found) = self.state().groups.get(id) {
             let mut of: Vec<_> = found.snapshots.iter().map(|snapshot| snapshot.source.clone()).collect();
             of.sort();
