@@ -23,6 +23,7 @@ pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
         (Capability::ListVolumesPublishedNodes, grants),
         (Capability::GetVolume, true),
         (Capability::SingleNodeMultiWriter, true),
+        (Capability::GetSnapshot, snapshots),
     ];
     let capabilities = capabilities
         .into_iter()

@@ -34,7 +34,6 @@ impl ControllerService {
         SnapshotMetadataService::new(self.core.clone(), self.runtime.clone())
     }
 
-    /// Prepares (parses and locks) and runs one call. `prepare` must have no effect; `run` owns what it prepared.
     async fn call<Q, P, R>(
         &self,
         call: Call,
@@ -47,11 +46,7 @@ impl ControllerService {
         P: Send + 'static,
         R: Send + 'static,
     {
-        let request = request.into_inner();
-        self.runtime.received(call.rpc, &request);
-        let prepared = prepare(&self.core, request).map_err(|error| self.runtime.refuse(&call, &error))?;
-        let core = self.core.clone();
-        self.runtime.run(call, move |trace| run(&core, prepared, trace)).await.map(Response::new)
+        crate::call::call(&self.core, &self.runtime, call, request, prepare, run).await
     }
 }
 
@@ -139,8 +134,9 @@ impl Controller for ControllerService {
         self.call(call, request, expand::prepare, expand::run).await
     }
 
-    async fn get_snapshot(&self, _: Request<GetSnapshotRequest>) -> Answer<GetSnapshotResponse> {
-        Err(self.runtime.unimplemented(Rpc::GetSnapshot))
+    async fn get_snapshot(&self, request: Request<GetSnapshotRequest>) -> Answer<GetSnapshotResponse> {
+        let call = Call::new(Rpc::GetSnapshot).volume(&request.get_ref().snapshot_id);
+        self.call(call, request, snapshot::prepare_get, snapshot::run_get).await
     }
 
     async fn controller_modify_volume(

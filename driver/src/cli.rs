@@ -41,7 +41,7 @@ pub enum Command {
     /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore, rebuild
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Snapshots: list, remove, compare
+    /// Snapshots: list, remove, compare; of several volumes at one instant: group
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Images left behind by forks of a fence: list, remove
@@ -214,6 +214,30 @@ pub enum SnapshotCommand {
         #[arg(value_name = "TARGET")]
         target: String,
     },
+    /// Snapshots of several volumes at one instant: create, list, remove
+    #[command(subcommand)]
+    Group(GroupCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// Take snapshots of several volumes at one instant; they can be restored one by one
+    Create {
+        /// Name of the group
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Names or ids of volumes on one backend
+        #[arg(value_name = "VOLUME", required = true)]
+        volumes: Vec<String>,
+    },
+    /// List group snapshots
+    Ls,
+    /// Delete a group with all its snapshots; fine when it is gone already
+    Rm {
+        /// Name or id
+        #[arg(value_name = "GROUP")]
+        group: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -343,6 +367,7 @@ mod tests {
             &["hawser", "volume", "create", "x", "--size", "ten"],
             &["hawser", "volume", "create", "x", "--size", "1G", "--block", "--directory"],
             &["hawser", "fence"],
+            &["hawser", "snapshot", "group", "create", "x"],
             &["hawser", "demo", "--fault", "none"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();

@@ -107,6 +107,17 @@ fn every_command_has_json_and_a_fence_is_audited() {
         run(arguments);
     }
     assert_eq!(run(&["volume", "inspect", "older"]).0["size_bytes"], 128 << 20);
+    let group = run(&["snapshot", "group", "create", "both", "db", "copy"]).0;
+    assert_eq!(run(&["snapshot", "group", "create", "both", "copy", "db"]).0, group);
+    assert_eq!(run(&["snapshot", "group", "ls"]).0, serde_json::json!([group]));
+    let members = group["snapshots"].as_array().unwrap();
+    assert_eq!((members.len(), &members[0]["group"]), (2, &group["id"]));
+    run(&["volume", "restore", members[0]["id"].as_str().unwrap(), "of a member"]);
+    assert_eq!(run(&["snapshot", "group", "rm", "both"]).0["deleted"], group["id"]);
+    for name in ["both", group["id"].as_str().unwrap()] {
+        assert_eq!(run(&["snapshot", "group", "rm", name]).0["deleted"], serde_json::Value::Null);
+    }
+    assert_eq!(run(&["snapshot", "ls"]).0, serde_json::json!([]));
 
     let at = |name: &str| dir.path().join(name).display().to_string();
     let (socket, state) = (format!("unix://{}", at("csi.sock")), at("state"));

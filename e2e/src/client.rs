@@ -2,6 +2,7 @@
 
 use csi_proto::csi;
 use csi_proto::csi::controller_client::ControllerClient;
+use csi_proto::csi::group_controller_client::GroupControllerClient;
 use csi_proto::csi::identity_client::IdentityClient;
 use csi_proto::csi::node_client::NodeClient;
 use csi_proto::csi::snapshot_metadata_client::SnapshotMetadataClient;
@@ -38,6 +39,8 @@ pub(crate) enum Call {
     ControllerExpand(csi::ControllerExpandVolumeRequest),
     CreateSnapshot(csi::CreateSnapshotRequest),
     DeleteSnapshot(csi::DeleteSnapshotRequest),
+    CreateGroup(csi::CreateVolumeGroupSnapshotRequest),
+    DeleteGroup(csi::DeleteVolumeGroupSnapshotRequest),
     NodeStage(csi::NodeStageVolumeRequest),
     NodeUnstage(csi::NodeUnstageVolumeRequest),
     NodePublish(csi::NodePublishVolumeRequest),
@@ -212,16 +215,17 @@ impl Client {
         Ok(answer.capabilities.into_iter().filter_map(name).collect())
     }
 
-    /// Snapshot id, source and size of all snapshots.
-    pub(crate) fn snapshots(&self) -> Result<Vec<(String, String, i64)>, Status> {
+    /// Snapshot id, source, size and group of all snapshots.
+    pub(crate) fn snapshots(&self) -> Result<Vec<(String, String, i64, String)>, Status> {
         let mut client = ControllerClient::new(self.channel.clone());
         let answer = block(async move { client.list_snapshots(csi::ListSnapshotsRequest::default()).await })?;
         let entries = answer.into_inner().entries.into_iter().filter_map(|entry| entry.snapshot);
-        Ok(entries.map(|s| (s.snapshot_id, s.source_volume_id, s.size_bytes)).collect())
+        Ok(entries.map(|s| (s.snapshot_id, s.source_volume_id, s.size_bytes, s.group_snapshot_id)).collect())
     }
 
     async fn send(&self, call: Call) -> Result<Answer, Status> {
         let mut controller = ControllerClient::new(self.channel.clone());
+        let mut groups = GroupControllerClient::new(self.channel.clone());
         let mut node = NodeClient::new(self.channel.clone());
         let mut answer = Answer::default();
         match call {
@@ -242,6 +246,8 @@ impl Client {
                 answer.capacity_bytes = snapshot.size_bytes;
             }
             Call::DeleteSnapshot(request) => drop(controller.delete_snapshot(request).await?),
+            Call::CreateGroup(request) => drop(groups.create_volume_group_snapshot(request).await?),
+            Call::DeleteGroup(request) => drop(groups.delete_volume_group_snapshot(request).await?),
             Call::NodeStage(request) => drop(node.node_stage_volume(request).await?),
             Call::NodeUnstage(request) => drop(node.node_unstage_volume(request).await?),
             Call::NodePublish(request) => drop(node.node_publish_volume(request).await?),

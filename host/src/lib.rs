@@ -70,6 +70,15 @@ pub trait Host: Send + Sync {
     /// lets them go on whatever happened. Runs `work` alone when nothing is mounted from it. `deadline_ms` bounds the
     /// freeze, not the work. `Unavailable`, without `work`, when it is in use out of reach (a namespace without processes).
     fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+    /// As [`Host::with_frozen`] for several devices at once: frozen in the order given, all of them while `work` runs, which
+    /// gets those that had a file system to freeze. What can be written out before the first freeze is. `deadline_ms` bounds
+    /// all the freezes together. `Busy` at once, and never a wait, when somebody else froze one.
+    fn with_all_frozen(
+        &self,
+        devices: &[DeviceNumber],
+        deadline_ms: u64,
+        work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+    ) -> Result<()>;
     /// Lets the file system mounted from `device` go on if somebody left it frozen; whether it was. For the start after
     /// a crash: a process that dies in [`Host::with_frozen`] leaves a child that thaws, unless its container ends with it.
     fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool>;

@@ -7,6 +7,7 @@ mod changed_blocks;
 mod connector;
 mod copies;
 mod fence;
+mod groups;
 mod state;
 mod volumes;
 

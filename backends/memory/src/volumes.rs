@@ -7,8 +7,8 @@ use host::filesystem::minimum_size;
 use std::path::Path;
 use volume::{
     Attach, Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Epoch, Error, ErrorKind, Expand, Fence,
-    FsType, Page, PageRequest, Restrictions, Result, Segments, SizeRange, Snapshots, Volume, VolumeGuard, VolumeId,
-    VolumeKind, VolumeSource, VolumeSpec,
+    FsType, GroupSnapshots, Page, PageRequest, Restrictions, Result, Segments, SizeRange, Snapshots, Volume,
+    VolumeGuard, VolumeId, VolumeKind, VolumeSource, VolumeSpec,
 };
 
 const MIB: u64 = 1 << 20;
@@ -101,6 +101,10 @@ impl Backend for MemoryBackend {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn group_snapshots(&self) -> Option<&dyn GroupSnapshots> {
         Some(self)
     }
 

@@ -3,8 +3,8 @@
 use crate::Pool;
 use host::file::{FileSystemKind, space};
 use volume::{
-    Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Expand, Page, PageRequest, Restrictions, Result,
-    Segments, Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
+    Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Expand, GroupSnapshots, Page, PageRequest,
+    Restrictions, Result, Segments, Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
 };
 
 const NO_BLOCK: &str = "raw block volumes need a file system that can clone files (xfs or btrfs): a fence must fork \
@@ -76,6 +76,10 @@ impl Backend for Pool {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn group_snapshots(&self) -> Option<&dyn GroupSnapshots> {
         Some(self)
     }
 

@@ -89,9 +89,7 @@ impl Pool {
                 state.map(|state| self.source_volume(&state)).transpose()?
             }
             VolumeSource::Snapshot(id) => {
-                let state = RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())?;
-                let state = state.filter(|state| !state.record().deleting);
-                state.map(|state| self.source_snapshot(&state)).transpose()?
+                self.find_snapshot_state(id)?.map(|(state, _)| self.source_snapshot(&state)).transpose()?
             }
         };
         found.ok_or_else(|| match source {

@@ -11,7 +11,7 @@ use std::fs::File;
 use volume::{Error, ErrorKind, ImageIdentity, Parameters, Result, VolumeKind};
 
 /// How long a file system may take to come to rest before it is copied.
-const FREEZE_DEADLINE_MS: u64 = 10_000;
+pub(crate) const FREEZE_DEADLINE_MS: u64 = 10_000;
 const DESCRIPTION: &str = "user.hawser";
 const DESCRIPTION_FORMAT: u32 = 1;
 /// ext4 keeps all attributes of an inode in one block of 4 KiB.

@@ -14,6 +14,8 @@ mod delete;
 mod expand;
 mod extent_map;
 mod fence;
+mod group;
+mod group_take;
 mod image;
 mod image_pool;
 mod leftovers;
@@ -47,6 +49,7 @@ pub struct Pool {
     dir: Dir,
     volumes: Dir,
     snapshots: Dir,
+    groups: Dir,
     nodes: Dir,
     templates: Dir,
     trash: Dir,

@@ -4,8 +4,8 @@ use crate::record::Record;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use volume::{
-    Attachment, Epoch, Holder, ImageIdentity, NodeId, NodeRecord, Parameters, SnapshotId, VolumeId, VolumeKind,
-    VolumeName, VolumeSource,
+    Attachment, Epoch, GroupSnapshotId, Holder, ImageIdentity, NodeId, NodeRecord, Parameters, SnapshotId, VolumeId,
+    VolumeKind, VolumeName, VolumeSource,
 };
 
 /// `volumes/<id>/record.*`.
@@ -59,6 +59,17 @@ pub(crate) struct SnapshotRecord {
     pub(crate) deleting: bool,
 }
 
+/// `groups/<id>/record.*`: all that are in the group, each in a directory beside it as a snapshot's is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    pub(crate) id: GroupSnapshotId,
+    pub(crate) name: VolumeName,
+    /// In order. Which volume one is of follows from its id.
+    pub(crate) members: Vec<SnapshotId>,
+    pub(crate) created_at_ms: u64,
+    pub(crate) deleting: bool,
+}
+
 /// `nodes/<id>/record.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -74,6 +85,13 @@ impl Record for SnapshotRecord {
     const WHAT: &'static str = "snapshot";
     const FORMAT: u32 = 1;
     const REMEDY: &'static str = "Remove its files record.*: the driver makes the record again from the snapshot's image \
+                                  when it starts next";
+}
+
+impl Record for GroupRecord {
+    const WHAT: &'static str = "group snapshot";
+    const FORMAT: u32 = 1;
+    const REMEDY: &'static str = "Remove its files record.*: the driver makes the record again from the group's members \
                                   when it starts next";
 }
 

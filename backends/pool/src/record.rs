@@ -105,12 +105,7 @@ impl<T: Record> RecordDir<T> {
             claim(&dir)?;
             let record = fill(&dir)?;
             let generation = 1;
-            if !dir.publish(&file_name(generation), &encode(&record, generation)?)? {
-                return Err(Error::internal(format!(
-                    "a record was put into {} by somebody else",
-                    dir.path().display()
-                )));
-            }
+            Self::write_first(&dir, &record)?;
             if !parent.rename_noreplace(&unfinished, parent, name)? {
                 return Ok(None);
             }
@@ -126,6 +121,15 @@ impl<T: Record> RecordDir<T> {
             );
         }
         made
+    }
+
+    /// The first record of a directory that is part of what [`RecordDir::create`] builds.
+    pub(crate) fn write_first(dir: &Dir, record: &T) -> Result<()> {
+        let generation = 1;
+        if dir.publish(&file_name(generation), &encode(record, generation)?)? {
+            return Ok(());
+        }
+        Err(Error::internal(format!("a record was put into {} by somebody else", dir.path().display())))
     }
 
     /// Puts `record` in place of whatever is there, as `generation`, which no lost or damaged record has reached.

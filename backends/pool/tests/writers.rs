@@ -314,6 +314,14 @@ impl Host for Idle {
     fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.linux.with_frozen(device, deadline_ms, work)
     }
+    fn with_all_frozen(
+        &self,
+        devices: &[DeviceNumber],
+        deadline_ms: u64,
+        work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+    ) -> Result<()> {
+        self.linux.with_all_frozen(devices, deadline_ms, work)
+    }
     fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
         self.linux.thaw_left_over(device)
     }

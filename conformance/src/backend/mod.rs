@@ -8,6 +8,7 @@ pub mod attaching;
 pub mod changed_blocks;
 pub mod copies;
 pub mod fencing;
+pub mod groups;
 pub mod guards;
 pub mod racing;
 pub mod sizes;
@@ -18,9 +19,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use volume::{
-    AttachContext, AttachRequest, Backend, Connector, Error, ErrorKind, FsType, Incarnation, LockTable, NodeId,
-    NodeIdentity, Parameters, Result, SizeRange, Snapshot, SnapshotId, TopologyRequirement, Volume, VolumeGuard,
-    VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
+    AttachContext, AttachRequest, Backend, Connector, Error, ErrorKind, FsType, GroupSnapshot, GroupSnapshotId,
+    Incarnation, LockTable, NodeId, NodeIdentity, Parameters, Result, SizeRange, Snapshot, SnapshotId,
+    TopologyRequirement, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
 };
 
 /// One MiB, the step in which the suite asks for sizes.
@@ -63,6 +64,8 @@ macro_rules! backend_suite {
                 copies: snapshots_are_idempotent, snapshot_listing, restore, clone, copies_of_copies,
                     copies_outlive_their_source, directories_are_not_copied;
                 changed_blocks: refusals, what_is_the_same, what_was_written, growth, lists_go_on;
+                groups: group_snapshots_are_idempotent, members_are_snapshots, refused_groups, groups_outlive_their_sources,
+                    two_controllers_take_groups;
                 attaching: contract, late_and_empty_detach, held_volumes_stay, connected_volumes_stay_attached,
                     stale_contexts, directories_are_shared, read_only;
                 fencing: fence_then_grant, fence_is_idempotent, fenced_nodes_are_refused, powered_off, orphans;
@@ -141,6 +144,14 @@ impl Subject {
         snapshots.ensure_snapshot(&guard, &id, &VolumeName::parse(name).unwrap(), source)
     }
 
+    pub fn group_id(&self, name: &str) -> GroupSnapshotId {
+        GroupSnapshotId::of_name(self.backend.name(), &VolumeName::parse(name).unwrap())
+    }
+
+    pub fn group(&self, name: &str, sources: &[&VolumeId]) -> Result<GroupSnapshot> {
+        take_group(&*self.backend, name, sources)
+    }
+
     /// Registers the node in a new life.
     pub fn register(&self, node: &str) -> NodeIdentity {
         let identity = NodeIdentity {
@@ -198,6 +209,17 @@ pub fn at_least(required_bytes: u64) -> SizeRange {
 
 pub fn at_most(limit_bytes: u64) -> SizeRange {
     SizeRange { required_bytes: None, limit_bytes: Some(limit_bytes) }
+}
+
+/// A group snapshot by any controller of the storage, under locks of its own.
+pub fn take_group(backend: &dyn Backend, name: &str, sources: &[&VolumeId]) -> Result<GroupSnapshot> {
+    let (groups, name) = (backend.group_snapshots().expect("the backend takes no groups"), VolumeName::parse(name)?);
+    let id = GroupSnapshotId::of_name(backend.name(), &name);
+    let members: Vec<SnapshotId> = sources.iter().map(|source| SnapshotId::of_member(&id, source)).collect();
+    let ids = sources.iter().map(|source| source.as_str()).chain(members.iter().map(SnapshotId::as_str));
+    let guard = LockTable::default().try_lock(ids.chain([id.as_str()])).unwrap();
+    let sources: Vec<VolumeId> = sources.iter().map(|&source| source.clone()).collect();
+    groups.ensure_group_snapshot(&guard, &id, &name, &sources)
 }
 
 pub fn lock(id: &str) -> VolumeGuard {

@@ -74,7 +74,8 @@ macro_rules! host_suite {
                 filesystems: probing, unreadable, growing_unmounted, growing_mounted, checking;
                 loops: attach_and_detach, listing, in_use, wrong_image, growing, reused, read_only_loops, labels,
                     identities;
-                freezing: work_runs_frozen, failing_work, panicking_work, nothing_mounted, frozen_twice, left_frozen;
+                freezing: work_runs_frozen, failing_work, panicking_work, nothing_mounted, frozen_twice, left_frozen,
+                    several_at_once, several_or_none;
                 fencing: mounted, raw_block, twice, frozen_by_others, gone, another_image, shut_down, no_shutdown_of_others;
             }
         }

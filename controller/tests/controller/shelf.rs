@@ -13,7 +13,7 @@ pub(crate) struct Shelf {
     /// Snapshots, clones, grants and growth.
     able: bool,
     state: Mutex<State>,
-    /// While closed, `ensure_volume` waits before it acts.
+    /// While closed, `ensure_volume` and `ensure_group_snapshot` wait before they act.
     gate: (Mutex<Gate>, Condvar),
     /// What its snapshots hold, and in which they differ.
     pub(crate) blocks: Arc<Mutex<Blocks>>,
@@ -39,6 +39,7 @@ struct Gate {
 struct State {
     volumes: BTreeMap<VolumeId, Volume>,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
+    groups: BTreeMap<GroupSnapshotId, GroupSnapshot>,
     nodes: BTreeMap<NodeId, NodeRecord>,
 }
 
@@ -186,6 +187,10 @@ impl Backend for Shelf {
         self.able.then_some(self as &dyn Snapshots)
     }
 
+    fn group_snapshots(&self) -> Option<&dyn GroupSnapshots> {
+        self.able.then_some(self as &dyn GroupSnapshots)
+    }
+
     fn can_clone(&self) -> bool {
         self.able
     }
@@ -258,7 +263,7 @@ impl Snapshots for Shelf {
             created_at_ms: 1_700_000_000_123,
             ready: true,
             group: None,
-            accessible_topology: Vec::new(),
+            accessible_topology: self.topology()?,
         };
         state.snapshots.insert(id.clone(), snapshot.clone());
         Ok(snapshot)
@@ -270,7 +275,11 @@ impl Snapshots for Shelf {
 
     fn delete_snapshot(&self, guard: &VolumeGuard, id: &SnapshotId) -> Result<()> {
         guard.check(id.as_str())?;
-        self.state().snapshots.remove(id);
+        let mut state = self.state();
+        if state.snapshots.get(id).is_some_and(|snapshot| snapshot.group.is_some()) {
+            return Err(Error::invalid("it goes with its group alone"));
+        }
+        state.snapshots.remove(id);
         Ok(())
     }
 
@@ -281,6 +290,50 @@ impl Snapshots for Shelf {
         };
         let all = self.state().snapshots.values().filter(wanted).cloned().collect();
         Page::cut(all, page, |snapshot: &Snapshot| snapshot.id.as_str(), |token| SnapshotId::parse(token).is_ok())
+    }
+}
+
+impl GroupSnapshots for Shelf {
+    fn ensure_group_snapshot(
+        &self,
+        guard: &VolumeGuard,
+        id: &GroupSnapshotId,
+        name: &VolumeName,
+        sources: &[VolumeId],
+    ) -> Result<GroupSnapshot> {
+        guard.check(id.as_str())?;
+        self.pass_gate();
+        if let Some(found) = self.state().groups.get(id) {
+            let mut of: Vec<_> = found.snapshots.iter().map(|snapshot| snapshot.source.clone()).collect();
+            of.sort();
+            let differs = || Error::new(ErrorKind::AlreadyExists, "it is of other volumes");
+            return (of == sources).then(|| found.clone()).ok_or_else(differs);
+        }
+        let mut snapshots = Vec::new();
+        for source in sources {
+            let member = SnapshotId::of_member(id, source);
+            let snapshot = Snapshot { group: Some(id.clone()), ..self.ensure_snapshot(guard, &member, name, source)? };
+            self.state().snapshots.insert(member, snapshot.clone());
+            snapshots.push(snapshot);
+        }
+        snapshots.sort_by(|a, b| a.id.cmp(&b.id));
+        let created_at_ms = 1_700_000_000_123;
+        let group = GroupSnapshot { id: id.clone(), name: name.clone(), snapshots, created_at_ms, ready: true };
+        self.state().groups.insert(id.clone(), group.clone());
+        Ok(group)
+    }
+
+    fn find_group_snapshot(&self, id: &GroupSnapshotId) -> Result<Option<GroupSnapshot>> {
+        Ok(self.state().groups.get(id).cloned())
+    }
+
+    fn delete_group_snapshot(&self, guard: &VolumeGuard, id: &GroupSnapshotId) -> Result<()> {
+        guard.check(id.as_str())?;
+        let mut state = self.state();
+        for member in state.groups.remove(id).into_iter().flat_map(|group| group.snapshots) {
+            state.snapshots.remove(&member.id);
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! beside a running controller as a second controller is.
 
 mod fence;
+mod group;
 mod list;
 mod show;
 mod snapshot;

@@ -31,6 +31,7 @@ pub fn snapshot_json(snapshot: &Snapshot) -> Value {
         "kind": kind(snapshot.kind),
         "created_at": format_time(snapshot.created_at_ms),
         "ready": snapshot.ready,
+        "group": snapshot.group,
     })
 }
 

@@ -1,5 +1,6 @@
 //! `hawser snapshot …` and `hawser volume snapshot`.
 
+use super::group::group_command;
 use super::show;
 use super::volume::{snapshot_id, unsupported};
 use crate::cli::SnapshotCommand;
@@ -33,6 +34,7 @@ pub fn snapshot_command(storage: &Storage, output: Output, command: SnapshotComm
             print_ranges(output, target.size_bytes, &ranges, "no difference");
             Ok(())
         }
+        SnapshotCommand::Group(command) => group_command(storage, output, command),
     }
 }
 
@@ -60,7 +62,7 @@ fn list(storage: &Storage, output: Output, volume: Option<&str>) -> Result<()> {
             found.extend(snapshots.list_snapshots(&filter, &PageRequest::default())?.entries);
         }
     }
-    let mut table = Table::new(&["NAME", "SIZE", "KIND", "CREATED", "SOURCE", "ID"]);
+    let mut table = Table::new(&["NAME", "SIZE", "KIND", "CREATED", "SOURCE", "GROUP", "ID"]);
     for snapshot in &found {
         table.row([
             snapshot.name.to_string(),
@@ -68,6 +70,7 @@ fn list(storage: &Storage, output: Output, volume: Option<&str>) -> Result<()> {
             show::kind(snapshot.kind),
             format_time(snapshot.created_at_ms),
             snapshot.source.to_string(),
+            snapshot.group.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             snapshot.id.to_string(),
         ]);
     }

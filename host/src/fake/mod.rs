@@ -157,12 +157,26 @@ impl Host for FakeHost {
         self.verb(|kernel| Ok(kernel.device_size(device)?))
     }
 
-    fn with_frozen(&self, device: DeviceNumber, _deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let froze = self.verb(|kernel| Ok(kernel.freeze(device)?))?;
-        // Thaws whatever the work does, also when the driver crashed meanwhile: a child of its own does it then.
-        let thaws = froze.then(|| Thaw { host: self, device });
-        let result = work();
-        let stayed_frozen = !froze || self.kernel().frozen.contains(&device);
+    fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.with_all_frozen(&[device], deadline_ms, &mut |_| work())
+    }
+
+    fn with_all_frozen(
+        &self,
+        devices: &[DeviceNumber],
+        _deadline_ms: u64,
+        work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+    ) -> Result<()> {
+        // Thaw whatever the work does, also when the driver crashed meanwhile: children of its own do it then.
+        let mut thaws = Vec::new();
+        for &device in devices {
+            if self.verb(|kernel| Ok(kernel.freeze(device)?))? {
+                thaws.push(Thaw { host: self, device });
+            }
+        }
+        let frozen: Vec<DeviceNumber> = thaws.iter().map(|thaw| thaw.device).collect();
+        let result = work(&frozen);
+        let stayed_frozen = frozen.iter().all(|device| self.kernel().frozen.contains(device));
         drop(thaws);
         if stayed_frozen {
             return result;

@@ -6,16 +6,71 @@ use crate::{Effects, MountEntry, deadline, sys};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::syncfs;
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use volume::{DeviceNumber, Error, ErrorKind, Result};
 
 pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let what = format!("freezing the file system on device {}:{}", device.major, device.minor);
-    let frozen = deadline::run(deadline_ms, &what, move || match find_mounted(device)? {
-        Some(mounted) => freeze(mounted).map(Some),
+    let frozen = deadline::run(deadline_ms, &what, move || find_to_freeze(device)?.map(freeze).transpose())?;
+    // Dropping `frozen` thaws, whatever `work` does.
+    let done = work();
+    match frozen {
+        Some(frozen) => done.and(frozen.thaw()),
+        None => done,
+    }
+}
+
+/// Each freeze has a guard of its own: whenever this process dies, all that were frozen are let go.
+pub(super) fn with_all_frozen(
+    effects: &Effects,
+    devices: &[DeviceNumber],
+    deadline_ms: u64,
+    work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+) -> Result<()> {
+    let until = Instant::now() + Duration::from_millis(deadline_ms);
+    let mut mounted = Vec::new();
+    for &device in devices {
+        let found = run_until(until, "writing out", device, move || {
+            let root = find_to_freeze(device)?;
+            if let Some(root) = &root {
+                // A freeze writes out what is left; without this the first would stand still for all the others' writing.
+                syncfs(root).map_err(|errno| os::error("writing the file system out (syncfs)", errno))?;
+            }
+            Ok(root)
+        })?;
+        mounted.extend(found.map(|root| (device, root)));
+    }
+    let mut numbers = Vec::new();
+    // Dropping these thaws, whatever happens from here on.
+    let mut frozen = Vec::new();
+    for (device, root) in mounted {
+        frozen.push(run_until(until, "freezing", device, move || freeze(root))?);
+        effects.done("freeze");
+        numbers.push(device);
+    }
+    let done = work(&numbers);
+    frozen.into_iter().rev().fold(done, |done, frozen| done.and(frozen.thaw()))
+}
+
+fn run_until<T: Send + 'static>(
+    until: Instant,
+    doing: &str,
+    device: DeviceNumber,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let left = until.saturating_duration_since(Instant::now()).as_millis();
+    let what = format!("{doing} the file system on device {}:{}", device.major, device.minor);
+    deadline::run(u64::try_from(left).unwrap_or(u64::MAX), &what, work)
+}
+
+/// A file of the file system that is mounted from `device`; `None` when nobody uses it.
+fn find_to_freeze(device: DeviceNumber) -> Result<Option<OwnedFd>> {
+    match find_mounted(device)? {
         None if is_held(device)? => Err(Error::new(
             ErrorKind::Unavailable,
             format!(
@@ -23,13 +78,7 @@ pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn
                 device.major, device.minor
             ),
         )),
-        None => Ok(None),
-    })?;
-    // Dropping `frozen` thaws, whatever `work` does.
-    let done = work();
-    match frozen {
-        Some(frozen) => done.and(frozen.thaw()),
-        None => done,
+        mounted => Ok(mounted),
     }
 }
 

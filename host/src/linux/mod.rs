@@ -118,6 +118,15 @@ impl Host for LinuxHost {
         freeze::with_frozen(device, deadline_ms, work)
     }
 
+    fn with_all_frozen(
+        &self,
+        devices: &[DeviceNumber],
+        deadline_ms: u64,
+        work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+    ) -> Result<()> {
+        freeze::with_all_frozen(&self.effects, devices, deadline_ms, work)
+    }
+
     fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
         freeze::thaw_left_over(&self.effects, device)
     }
