@@ -8,7 +8,6 @@
 use crate::Pool;
 use crate::extent_map::{Map, Ranges, allocated, changed};
 use crate::model::SnapshotRecord;
-use crate::record::RecordDir;
 use host::file::extents;
 use std::fs::File;
 use volume::{BlockRanges, ChangedBlocks, Error, ErrorKind, Result, SnapshotId};
@@ -62,9 +61,8 @@ impl Image {
 impl Pool {
     fn open_snapshot(&self, id: &SnapshotId) -> Result<Image> {
         let find = || {
-            let found = RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())?;
-            let there = found.filter(|state| !state.record().deleting);
-            there.ok_or_else(|| Error::not_found(format!("there is no snapshot {id}")))
+            let found = self.find_snapshot_state(id)?;
+            found.map(|(state, _)| state).ok_or_else(|| Error::not_found(format!("there is no snapshot {id}")))
         };
         let state = find()?;
         let record = state.record().clone();

@@ -48,6 +48,10 @@ pub fn members_are_snapshots(s: &Subject) {
         let source = VolumeSource::Snapshot(member.id.clone());
         let restored = s.ensure(&s.spec_from(&format!("of {}", member.source), source.clone())).unwrap();
         assert_eq!((restored.size_bytes, restored.source), (SIZE, Some(source)));
+        if let Some(blocks) = s.backend.changed_blocks() {
+            assert_eq!(blocks.allocated(&member.id, 0).unwrap().size_bytes, SIZE);
+            assert!(member.source != one || blocks.changed(&alone.id, &member.id, 0).is_ok());
+        }
     }
     let mut all: Vec<Snapshot> = group.snapshots.iter().cloned().chain([alone.clone()]).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
