@@ -125,14 +125,22 @@ impl<T: Unpin> Stream for Messages<T> {
         }
         ready!(this.limit.as_mut().poll(context));
         this.answered_late.store(true, Ordering::SeqCst);
-        this.arriving.close();
         this.ended.close();
         if let Ok(result) = this.ended.try_recv() {
             return Poll::Ready(this.end(Some(result)));
         }
+        this.arriving.close();
         this.is_over = true;
         let advice = "it is given up; ask again from the end of what was received";
         Poll::Ready(Some(Err(this.runtime.late(&this.call, &this.trace, advice))))
+    }
+}
+
+/// In this order: work that finds nobody to send to must not find somebody to tell.
+impl<T> Drop for Messages<T> {
+    fn drop(&mut self) {
+        self.ended.close();
+        self.arriving.close();
     }
 }
 
