@@ -11,6 +11,7 @@ mod create;
 mod delete;
 mod expand;
 mod group;
+mod health;
 mod list;
 mod metadata;
 mod paging;

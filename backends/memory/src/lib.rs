@@ -6,6 +6,7 @@ mod attach;
 mod connector;
 mod copies;
 mod fence;
+mod health;
 mod state;
 mod volumes;
 

@@ -12,6 +12,7 @@ mod create;
 mod delete;
 mod expand;
 mod fence;
+mod health;
 mod image;
 mod image_pool;
 mod leftovers;
@@ -27,6 +28,7 @@ mod snapshot;
 mod template;
 #[cfg(test)]
 mod testing;
+mod trim;
 
 pub use config::{PoolConfig, Scope};
 

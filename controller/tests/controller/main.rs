@@ -4,6 +4,7 @@
 mod cancel;
 mod capabilities;
 mod create;
+mod health;
 mod lists;
 mod publish;
 mod shelf;
