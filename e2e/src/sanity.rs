@@ -20,15 +20,11 @@ const NOBODY: u32 = 65_534;
 const EXPANDED_BYTES: u64 = 128 << 20;
 
 /// Capabilities that the driver does not have yet, by what csi-sanity says when it skips for their lack.
-const LATER: [(&str, &str); 8] = [
+const LATER: [(&str, &str); 4] = [
     ("GroupControllerService not supported", "group snapshots come later"),
     ("VolumeGroupSnapshots not supported", "group snapshots come later"),
     ("odify", "ControllerModifyVolume comes later"),
     ("GetSnapshot not supported", "GetSnapshot comes later"),
-    ("ControllerGetVolumeHealth not supported", "volume health comes later"),
-    ("ControllerListVolumeHealth not supported", "volume health comes later"),
-    ("NodeGetVolumeHealth not supported", "volume health comes later"),
-    ("NodeGetStorageHealth not supported", "volume health comes later"),
 ];
 /// What snapshots do not need, as they are where their pool is.
 const NOT_NEEDED: [(&str, &str); 2] = [

@@ -8,6 +8,7 @@ pub mod attaching;
 pub mod copies;
 pub mod fencing;
 pub mod guards;
+pub mod health;
 pub mod racing;
 pub mod sizes;
 pub mod volumes;
@@ -31,6 +32,8 @@ pub struct Subject {
     pub connector: Arc<dyn Connector>,
     /// Opens the same storage once more, as a second controller does.
     pub another: Box<dyn Fn() -> Arc<dyn Backend> + Send + Sync>,
+    /// Cuts the volume's image to a length, or lengthens it with zeros, behind the backend's back.
+    pub set_image_bytes: Box<dyn Fn(&VolumeId, u64) + Send + Sync>,
     /// Dropped last: what the storage stands on.
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -58,6 +61,7 @@ macro_rules! backend_suite {
                     stale_contexts, directories_are_shared, read_only;
                 fencing: fence_then_grant, fence_is_idempotent, fenced_nodes_are_refused, powered_off, orphans;
                 guards: wrong_guards;
+                health: healthy_is_empty, unknown, pages_of_unhealthy, trims;
                 racing: two_controllers_create, two_nodes_attach, create_and_delete;
             }
         }

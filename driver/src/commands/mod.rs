@@ -5,6 +5,7 @@ mod fence;
 mod list;
 mod show;
 mod snapshot;
+mod trim;
 mod volume;
 
 pub use fence::{fence, fence_node, unfence};
