@@ -14,6 +14,7 @@ mod damage;
 mod failover;
 mod failure;
 mod fencing;
+mod health;
 mod input;
 mod junit;
 mod lab;
