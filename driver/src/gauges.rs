@@ -161,9 +161,7 @@ impl Gauges {
         }
         Ok(())
     }
-}
 
-impl Gauges {
     /// All three are there, so that an alert on one has something to compare.
     fn count_unhealthy(&self, backend: &str, health: &dyn Health) -> Result<()> {
         let found = health.list_unhealthy(&PageRequest::default())?.entries;

@@ -1,4 +1,5 @@
 //! The suite of all backends, on the one in memory.
+#![allow(clippy::unwrap_used)] // The helper below is no test function.
 
 use conformance::backend::Subject;
 use host::FakeHost;

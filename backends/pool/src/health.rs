@@ -7,7 +7,7 @@ use crate::capacity::Fullness;
 use crate::create::DATA;
 use crate::model::VolumeRecord;
 use crate::record::RecordDir;
-use host::file::{Access, Dir, FileSystemKind, identity};
+use host::file::{Access, Dir, identity, space};
 use std::fs::File;
 use volume::{
     Error, ErrorKind, Health, HealthProblem, ImageIdentity, Page, PageRequest, Result, Severity, VolumeHealth,
@@ -128,15 +128,23 @@ impl Pool {
                 ),
             )),
         }
-        // Where a file without a name needs a name first, each look would write to the directory.
-        if !matches!(self.file_system, FileSystemKind::Network(_))
-            && let Err(error) = self.dir.unnamed_file()
-            && error.kind() != ErrorKind::Exhausted
-        {
-            let message = format!("the pool {pool} takes no new files; look at its file system: {}", error.chain());
+        if self.is_read_only()? {
+            let message = format!(
+                "the file system of the pool {pool} is read-only, by an error of its disk or by hand: volumes take no \
+                 writes; see the kernel's log"
+            );
             problems.push(HealthProblem::new(Severity::Inaccessible, NOT_WRITABLE, message));
         }
         Ok(problems)
+    }
+
+    fn is_read_only(&self) -> Result<bool> {
+        if space(&self.dir)?.read_only {
+            return Ok(true);
+        }
+        // ext4 that met an error says so in the mount table alone.
+        let on = self.dir.device()?;
+        Ok(self.host.mounts()?.iter().any(|entry| entry.device == on && entry.went_read_only()))
     }
 }
 

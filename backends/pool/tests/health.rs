@@ -7,7 +7,7 @@ mod common;
 use common::Lab;
 use conformance::backend::{SIZE, at_least, refused};
 use host::file::{Dir, allocate, space};
-use host::{Effects, LinuxHost};
+use host::{Effects, Host, LinuxHost};
 use nix::mount::{MsFlags, mount};
 use pool::{Pool, PoolConfig};
 use std::fs;
@@ -133,6 +133,21 @@ fn a_pool_that_is_read_only() {
         remount(MsFlags::MS_REMOUNT).unwrap();
         assert_eq!((lab.storage(), lab.of(&id)), (vec![], vec![]), "{fs}");
     }
+}
+
+/// errors=remount-ro on the pool's own file system.
+#[test]
+fn a_pool_whose_file_system_met_an_error() {
+    let Some(lab) = Lab::new("a_pool_whose_file_system_met_an_error", FsType::Ext4) else { return };
+    let id = lab.subject.create("v").id;
+    let at = lab.directory.parent().unwrap();
+    let mounts = LinuxHost::new(Effects::default()).mounts().unwrap();
+    let source = mounts.into_iter().find(|entry| entry.mounted_at == at).unwrap().source;
+    let device = source.strip_prefix("/dev/").unwrap();
+    fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "a test").unwrap();
+    assert!(fs::write(at.join("file"), "no").is_err());
+    assert_eq!(lab.storage(), [(Severity::Inaccessible, "PoolNotWritable")]);
+    assert_eq!(lab.of(&id), [(Severity::Inaccessible, "PoolNotWritable")]);
 }
 
 /// The storage says that it is away; what is asked of volumes cannot be answered, and "not found" would be a lie.

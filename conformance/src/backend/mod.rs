@@ -33,10 +33,12 @@ pub struct Subject {
     /// Opens the same storage once more, as a second controller does.
     pub another: Box<dyn Fn() -> Arc<dyn Backend> + Send + Sync>,
     /// Cuts the volume's image to a length, or lengthens it with zeros, behind the backend's back.
-    pub set_image_bytes: Box<dyn Fn(&VolumeId, u64) + Send + Sync>,
+    pub set_image_bytes: SetImageBytes,
     /// Dropped last: what the storage stands on.
     pub keep: Box<dyn Any + Send + Sync>,
 }
+
+pub type SetImageBytes = Box<dyn Fn(&VolumeId, u64) + Send + Sync>;
 
 /// Runs one test of the suite on a fresh subject; a subject that cannot be made here is a skip with its reason.
 pub fn run(test: &str, make: impl FnOnce() -> std::result::Result<Subject, String>, body: impl FnOnce(&Subject)) {
