@@ -18,6 +18,10 @@ use volume::{Connected, Connector, Error, ErrorKind, HealthProblem, Result, Seve
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A fence leaves less than this of a loop.
 const LEAST_VISIBLE_BYTES: u64 = 4096;
+const HUNG: &str = "PoolHung";
+const UNREACHABLE: &str = "PoolUnreachable";
+const FENCED: &str = "NodeFenced";
+const AGAIN: &str = "see the kernel's log; it is checked when the volume is staged again";
 
 /// NodeGetVolumeHealthRequest, parsed.
 #[derive(Debug, Clone)]
@@ -217,11 +221,6 @@ impl Node {
         HealthProblem::new(Severity::Inaccessible, reason, message)
     }
 }
-
-const HUNG: &str = "PoolHung";
-const UNREACHABLE: &str = "PoolUnreachable";
-const FENCED: &str = "NodeFenced";
-const AGAIN: &str = "see the kernel's log; it is checked when the volume is staged again";
 
 fn chain_at(place: &Path, error: &Error) -> String {
     format!("the file system at {}: {}", place.display(), error.chain())
