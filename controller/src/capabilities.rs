@@ -10,6 +10,7 @@ pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
     let any = |can: fn(&dyn Backend) -> bool| core.backends().iter().any(|backend| can(&**backend));
     let grants = any(|b| b.attach().is_some());
     let snapshots = any(|b| b.snapshots().is_some());
+    let health = any(|b| b.health().is_some());
     let capabilities = [
         (Capability::CreateDeleteVolume, true),
         (Capability::PublishUnpublishVolume, grants),
@@ -24,6 +25,8 @@ pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
         (Capability::GetVolume, true),
         (Capability::SingleNodeMultiWriter, true),
         (Capability::GetSnapshot, snapshots),
+        (Capability::GetVolumeHealth, health),
+        (Capability::ListVolumeHealth, health),
     ];
     let capabilities = capabilities
         .into_iter()

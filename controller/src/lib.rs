@@ -13,6 +13,7 @@ mod delete;
 mod expand;
 mod group;
 mod group_snapshot;
+mod health;
 mod list;
 mod metadata;
 mod paging;

@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::{GroupControllerService, SnapshotMetadataService};
-use crate::{capabilities, capacity, create, delete, expand, list, publish, snapshot, validate};
+use crate::{capabilities, capacity, create, delete, expand, health, list, publish, snapshot, validate};
 use csi_proto::csi::controller_server::Controller;
 use csi_proto::csi::*;
 use rpc::{Call, Profile, Rpc, Runtime, Trace};
@@ -148,15 +148,17 @@ impl Controller for ControllerService {
 
     async fn controller_list_volume_health(
         &self,
-        _: Request<ControllerListVolumeHealthRequest>,
+        request: Request<ControllerListVolumeHealthRequest>,
     ) -> Answer<ControllerListVolumeHealthResponse> {
-        Err(self.runtime.unimplemented(Rpc::ControllerListVolumeHealth))
+        let call = Call::new(Rpc::ControllerListVolumeHealth);
+        self.call(call, request, health::prepare_list, health::run_list).await
     }
 
     async fn controller_get_volume_health(
         &self,
-        _: Request<ControllerGetVolumeHealthRequest>,
+        request: Request<ControllerGetVolumeHealthRequest>,
     ) -> Answer<ControllerGetVolumeHealthResponse> {
-        Err(self.runtime.unimplemented(Rpc::ControllerGetVolumeHealth))
+        let call = Call::new(Rpc::ControllerGetVolumeHealth).volume(&request.get_ref().volume_id);
+        self.call(call, request, health::prepare_get, health::run_get).await
     }
 }

@@ -38,7 +38,7 @@ pub struct Global {
 pub enum Command {
     /// Serve CSI on a unix socket
     Serve(ServeArgs),
-    /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore, rebuild
+    /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore, trim, rebuild
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Snapshots: list, remove, compare; of several volumes at one instant: group
@@ -158,6 +158,15 @@ pub enum VolumeCommand {
         /// Size of the new volume [default: the snapshot's]
         #[arg(long = "size", value_name = "SIZE", value_parser = parse_size)]
         size_bytes: Option<u64>,
+    },
+    /// Give the free space of a mounted volume's file system back to the storage
+    Trim {
+        /// Name or id
+        #[arg(value_name = "VOLUME", required_unless_present = "all", conflicts_with = "all")]
+        volume: Option<String>,
+        /// Every thin volume that is mounted on this machine
+        #[arg(long)]
+        all: bool,
     },
     /// Make the damaged record of a volume again from its data. You have made sure that no node uses it
     Rebuild {
@@ -368,6 +377,8 @@ mod tests {
             &["hawser", "volume", "create", "x", "--size", "1G", "--block", "--directory"],
             &["hawser", "fence"],
             &["hawser", "snapshot", "group", "create", "x"],
+            &["hawser", "volume", "trim"],
+            &["hawser", "volume", "trim", "x", "--all"],
             &["hawser", "demo", "--fault", "none"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();

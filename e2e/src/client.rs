@@ -26,6 +26,14 @@ pub(crate) struct Client {
     channel: Channel,
 }
 
+/// One thing that is wrong with a volume or with storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) status: String,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
 /// A call under way.
 pub(crate) struct Pending(tokio::task::JoinHandle<Result<Answer, Status>>);
 
@@ -223,6 +231,47 @@ impl Client {
         Ok(entries.map(|s| (s.snapshot_id, s.source_volume_id, s.size_bytes, s.group_snapshot_id)).collect())
     }
 
+    pub(crate) fn controller_health(&self, id: &str) -> Result<Vec<Health>, Status> {
+        let mut client = ControllerClient::new(self.channel.clone());
+        let request = csi::ControllerGetVolumeHealthRequest { volume_id: id.to_owned(), ..Default::default() };
+        let answer = block(async move { client.controller_get_volume_health(request).await })?;
+        Ok(of_volume(answer.into_inner().volume_health))
+    }
+
+    /// Volume id and what is wrong.
+    pub(crate) fn unhealthy(&self) -> Result<Vec<(String, Vec<Health>)>, Status> {
+        let mut client = ControllerClient::new(self.channel.clone());
+        let answer = block(async move {
+            client.controller_list_volume_health(csi::ControllerListVolumeHealthRequest::default()).await
+        })?;
+        let entries = answer.into_inner().entries.into_iter();
+        Ok(entries.map(|entry| (entry.volume_id.clone(), of_volume(Some(entry)))).collect())
+    }
+
+    pub(crate) fn node_health(&self, id: &str, publish: &str, staging: &str) -> Result<Vec<Health>, Status> {
+        let mut client = NodeClient::new(self.channel.clone());
+        let request = csi::NodeGetVolumeHealthRequest {
+            volume_id: id.to_owned(),
+            volume_publish_path: publish.to_owned(),
+            staging_target_path: staging.to_owned(),
+        };
+        let answer = block(async move { client.node_get_volume_health(request).await })?;
+        Ok(of_volume(answer.into_inner().volume_health))
+    }
+
+    pub(crate) fn storage_health(&self) -> Result<Vec<Health>, Status> {
+        let mut client = NodeClient::new(self.channel.clone());
+        let answer =
+            block(async move { client.node_get_storage_health(csi::NodeGetStorageHealthRequest::default()).await })?;
+        let found = answer.into_inner().backend_health.into_iter();
+        Ok(found
+            .map(|one| {
+                let status = one.status().as_str_name().to_owned();
+                Health { status, reason: one.reason, message: one.message }
+            })
+            .collect())
+    }
+
     async fn send(&self, call: Call) -> Result<Answer, Status> {
         let mut controller = ControllerClient::new(self.channel.clone());
         let mut groups = GroupControllerClient::new(self.channel.clone());
@@ -258,6 +307,16 @@ impl Client {
         }
         Ok(answer)
     }
+}
+
+fn of_volume(health: Option<csi::VolumeHealth>) -> Vec<Health> {
+    let entries = health.unwrap_or_default().health_statuses.into_iter();
+    entries
+        .map(|entry| {
+            let status = entry.status().as_str_name().to_owned();
+            Health { status, reason: entry.reason, message: entry.message }
+        })
+        .collect()
 }
 
 fn block<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

@@ -15,6 +15,7 @@ mod damage;
 mod failover;
 mod failure;
 mod fencing;
+mod health;
 mod input;
 mod junit;
 mod lab;

@@ -20,13 +20,7 @@ const NOBODY: u32 = 65_534;
 const EXPANDED_BYTES: u64 = 128 << 20;
 
 /// Capabilities that the driver does not have yet, by what csi-sanity says when it skips for their lack.
-const LATER: [(&str, &str); 5] = [
-    ("odify", "ControllerModifyVolume comes later"),
-    ("ControllerGetVolumeHealth not supported", "volume health comes later"),
-    ("ControllerListVolumeHealth not supported", "volume health comes later"),
-    ("NodeGetVolumeHealth not supported", "volume health comes later"),
-    ("NodeGetStorageHealth not supported", "volume health comes later"),
-];
+const LATER: [(&str, &str); 1] = [("odify", "ControllerModifyVolume comes later")];
 /// What only Kubernetes calls, so the driver offers it nowhere else.
 const KUBERNETES_ALONE: [&str; 2] = ["GroupControllerService not supported", "GetSnapshot not supported"];
 /// Where neither volumes nor nodes are said to be somewhere: Swarm drops it, and a simulated host is everywhere.

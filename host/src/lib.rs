@@ -18,12 +18,12 @@ pub use effects::Effects;
 pub use fake::{FakeHost, OpenFile};
 pub use linux::{LinuxHost, check_mount_flags};
 pub use types::{
-    Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner, PathState,
-    Probe,
+    Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, MountState, Owner,
+    PathState, Probe,
 };
 
 use std::path::{Path, PathBuf};
-use volume::{DeviceNumber, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, FsType, HealthProblem, ImageIdentity, Result};
 
 /// What the node service, the pool and the demo ask of the machine.
 pub trait Host: Send + Sync {
@@ -83,6 +83,15 @@ pub trait Host: Send + Sync {
     /// a crash: a process that dies in [`Host::with_frozen`] leaves a child that thaws, unless its container ends with it.
     fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool>;
 
+    /// Reads the first and the last block of the device past all caches. `Unavailable` when one cannot be read: the
+    /// device is cut off, its image is shorter than it, or the storage below fails. Hangs as long as the device does.
+    fn try_device(&self, device: &Path) -> Result<()>;
+    /// How the file system mounted at `path` is. `NotFound` when nothing is mounted there. Hangs as long as it does.
+    fn try_mounted(&self, path: &Path) -> Result<MountState>;
+    /// Writes everything out and discards the free space of the file system mounted from `device`, in whatever mount
+    /// namespace: how many bytes it told the device (FITRIM). `None` when nothing is mounted from it.
+    fn trim(&self, device: DeviceNumber) -> Result<Option<u64>>;
+
     // Loop devices.
 
     /// Attaches the image with direct I/O through LOOP_CONFIGURE; verifies inode and generation on the descriptor.
@@ -100,6 +109,8 @@ pub trait Host: Send + Sync {
     /// Shuts the file system down (FS_IOC_SHUTDOWN without flushing the log), so that a fenced node stops by itself. Never counted as proof.
     fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()>;
 
+    /// What this process may not do that the driver needs, and what follows from it.
+    fn missing_privileges(&self) -> Vec<HealthProblem>;
     /// `/proc/sys/kernel/random/boot_id`.
     fn boot_id(&self) -> Result<String>;
     /// Inode and generation of a file, for [`LoopRequest::image`].

@@ -4,7 +4,9 @@
 
 mod content;
 mod expand;
+mod health;
 mod info;
+mod looks;
 mod node;
 mod observe;
 mod ownership;
@@ -76,6 +78,7 @@ impl NodeService {
             staging_dir,
             life: Mutex::new(Life::Starting("it has only just started".to_owned())),
             registering: Mutex::new(()),
+            looks: health::looks(),
             step_deadline_ms: u64::try_from(config.step_deadline.as_millis()).unwrap_or(u64::MAX),
         };
         Ok(Self { node: Arc::new(node), profile: config.profile, runtime: config.runtime })

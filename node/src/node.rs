@@ -1,5 +1,6 @@
 //! What the verbs of the node share: the host, the connectors, who this node is now.
 
+use crate::looks::Looks;
 use crate::observe::View;
 use crate::target::NodePath;
 use host::Host;
@@ -30,6 +31,7 @@ pub(crate) struct Node {
     pub(crate) life: Mutex<Life>,
     /// Held by whoever changes `life` step by step.
     pub(crate) registering: Mutex<()>,
+    pub(crate) looks: Looks,
     /// For what runs outside of a call: one volume's reconciliation, one backend's registration.
     pub(crate) step_deadline_ms: u64,
 }

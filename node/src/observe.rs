@@ -123,6 +123,16 @@ impl View {
         places
     }
 
+    /// Where its file system or its directory can be asked how it is.
+    pub(crate) fn file_system_places(&self) -> Vec<&Path> {
+        let places = self.places().into_iter();
+        places
+            .filter(|place| {
+                self.seen(place).is_some_and(|seen| matches!(seen.ours, Some(Ours::FileSystem | Ours::Directory)))
+            })
+            .collect()
+    }
+
     /// Where this volume is mounted apart from `path`.
     pub(crate) fn places_other_than(&self, path: &Path) -> Vec<&Path> {
         let is_it = |place: &Path| place == path || (is_same_place(place, path) && self.is_seen_through(place, path));
@@ -240,6 +250,7 @@ mod tests {
             fs_type: "xfs".to_owned(),
             source: "/dev/sda".to_owned(),
             read_only: false,
+            own_read_only: false,
             options: BTreeSet::new(),
             id: 0,
         }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+pub mod health;
 mod metrics;
 pub mod parse;
 mod profile;

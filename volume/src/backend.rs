@@ -5,8 +5,8 @@
 
 use crate::{
     AttachContext, BackendName, ChangedBlocks, Error, ErrorKind, FsType, GroupSnapshots, Health, ImageIdentity, Modify,
-    NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Volume,
-    VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
+    NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Trim,
+    Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
 };
 
 pub trait Backend: Send + Sync {
@@ -73,6 +73,9 @@ pub trait Backend: Send + Sync {
         None
     }
     fn fence(&self) -> Option<&dyn Fence> {
+        None
+    }
+    fn trim(&self) -> Option<&dyn Trim> {
         None
     }
 }

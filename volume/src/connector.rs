@@ -1,6 +1,6 @@
 //! The node's half of a backend: from a volume id to a device or directory on this machine.
 
-use crate::{Epoch, HealthProblem, NodeIdentity, Result, Volume, VolumeGuard, VolumeId};
+use crate::{Epoch, HealthProblem, NodeIdentity, Result, Volume, VolumeGuard, VolumeHealth, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,6 +67,11 @@ pub trait Connector: Send + Sync {
     /// by the caller: a hung pool hangs it.
     fn storage_health(&self) -> Result<Vec<HealthProblem>> {
         Ok(Vec::new())
+    }
+
+    /// What the storage says of the volume, as [`crate::Health::volume_health`] does; `NotFound` when there is none.
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        self.volume(id).map(|volume| VolumeHealth { volume: volume.id, problems: Vec::new() })
     }
 
     /// How many volumes this node can have; `None` when there is no limit.

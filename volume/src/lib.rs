@@ -18,6 +18,7 @@ mod parameters;
 mod size;
 mod snapshot;
 mod topology;
+mod trim;
 mod volume;
 
 pub use attachment::{
@@ -41,4 +42,5 @@ pub use parameters::Parameters;
 pub use size::{MAX_SIZE_BYTES, SizeRange};
 pub use snapshot::{Snapshot, SnapshotFilter};
 pub use topology::{Segments, TopologyRequirement};
+pub use trim::{Trim, Trimmed};
 pub use volume::{Volume, VolumeSource, VolumeSpec};

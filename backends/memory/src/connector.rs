@@ -6,8 +6,8 @@ use crate::state::{Image, State, VolumeRecord};
 use host::{Host, LoopDevice, LoopRequest};
 use std::sync::Arc;
 use volume::{
-    Attachment, ConnectRequest, Connected, Connector, Epoch, Error, ErrorKind, NodeIdentity, NodeRecord, NodeState,
-    Result, Segments, Volume, VolumeGuard, VolumeId, VolumeKind,
+    Attachment, ConnectRequest, Connected, Connector, Epoch, Error, ErrorKind, HealthProblem, NodeIdentity, NodeRecord,
+    NodeState, Result, Segments, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeKind,
 };
 
 pub struct MemoryConnector {
@@ -151,6 +151,14 @@ impl Connector for MemoryConnector {
     fn mark_staged(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
         guard.check(id.as_str())?;
         self.storage.state().volume(id).map(|_| ())
+    }
+
+    fn storage_health(&self) -> Result<Vec<HealthProblem>> {
+        Ok(self.storage.full(&self.storage.state()).into_iter().collect())
+    }
+
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        self.storage.health_of(id)
     }
 
     fn max_volumes(&self) -> Option<u64> {

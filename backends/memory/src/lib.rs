@@ -8,6 +8,7 @@ mod connector;
 mod copies;
 mod fence;
 mod groups;
+mod health;
 mod state;
 mod volumes;
 

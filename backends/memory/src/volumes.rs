@@ -123,6 +123,14 @@ impl Backend for MemoryBackend {
     fn fence(&self) -> Option<&dyn Fence> {
         Some(self)
     }
+
+    fn health(&self) -> Option<&dyn volume::Health> {
+        Some(self)
+    }
+
+    fn trim(&self) -> Option<&dyn volume::Trim> {
+        Some(self)
+    }
 }
 
 impl Expand for MemoryBackend {

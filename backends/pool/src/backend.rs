@@ -96,6 +96,14 @@ impl Backend for Pool {
     fn expand(&self) -> Option<&dyn Expand> {
         Some(self)
     }
+
+    fn health(&self) -> Option<&dyn volume::Health> {
+        Some(self)
+    }
+
+    fn trim(&self) -> Option<&dyn volume::Trim> {
+        Some(self)
+    }
 }
 
 impl Pool {

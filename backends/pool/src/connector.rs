@@ -11,8 +11,8 @@ use crate::model::{VolumeRecord, label_epoch, loop_label};
 use crate::record::RecordDir;
 use host::{LoopDevice, LoopRequest};
 use volume::{
-    Attachment, ConnectRequest, Connected, Connector, Error, ErrorKind, Holder, ImageIdentity, NodeIdentity,
-    NodeRecord, Result, Segments, Volume, VolumeGuard, VolumeId,
+    Attachment, ConnectRequest, Connected, Connector, Error, ErrorKind, HealthProblem, Holder, ImageIdentity,
+    NodeIdentity, NodeRecord, Result, Segments, Volume, VolumeGuard, VolumeHealth, VolumeId,
 };
 
 impl Connector for Pool {
@@ -140,6 +140,14 @@ impl Connector for Pool {
             Ok((!record.staged).then(|| VolumeRecord { staged: true, ..record.clone() }))
         })?;
         state.map(drop).ok_or_else(|| no_volume(id))
+    }
+
+    fn storage_health(&self) -> Result<Vec<HealthProblem>> {
+        self.pool_health()
+    }
+
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        volume::Health::volume_health(self, id)
     }
 
     fn max_volumes(&self) -> Option<u64> {

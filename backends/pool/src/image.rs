@@ -4,7 +4,7 @@ use crate::Pool;
 use crate::loops::is_cut_off;
 use crate::model::{SnapshotRecord, VolumeRecord};
 use host::LoopDevice;
-use host::file::{Access, Dir, get_xattr, identity, set_xattr};
+use host::file::{Dir, get_xattr, identity, set_xattr};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -27,23 +27,7 @@ struct Description<T> {
 impl Pool {
     /// Opens the image that the record names; `Corrupt` when it is gone or is another file.
     pub(crate) fn open_image(&self, dir: &Dir, image: &ImageIdentity) -> Result<File> {
-        let path = dir.path().join(&image.name);
-        let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, format!("the image {} {what}", path.display()));
-        let file = match dir.open_file(&image.name, Access::ReadWrite) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(corrupt("is gone; restore it, or delete the volume"));
-            }
-            Err(error) => return Err(error),
-        };
-        let found = identity(&file)?;
-        if (found.inode, found.generation) != (image.inode, image.generation) {
-            return Err(corrupt(
-                "is not the file that the record names (it was replaced or restored from a backup); \
-                 check what is in it, then: hawser volume rebuild VOLUME",
-            ));
-        }
-        Ok(file)
+        self.look_at_image(dir, image, 0)?.map_err(|fault| fault.into_error(dir, image))
     }
 
     /// The loop devices of this kernel that have this image.

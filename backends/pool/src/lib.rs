@@ -16,6 +16,7 @@ mod extent_map;
 mod fence;
 mod group;
 mod group_take;
+mod health;
 mod image;
 mod image_pool;
 mod leftovers;
@@ -31,6 +32,7 @@ mod snapshot;
 mod template;
 #[cfg(test)]
 mod testing;
+mod trim;
 
 pub use config::{PoolConfig, Scope};
 

@@ -5,7 +5,7 @@
 //! hold after a power loss at that instant, as far as the kernel clones a file under direct I/O in one step.
 
 use crate::delete::holder;
-use crate::image::{image_identity, length};
+use crate::image::image_identity;
 use crate::model::{SnapshotRecord, VolumeRecord};
 use crate::record::RecordDir;
 use crate::{Pool, now_ms};
@@ -178,19 +178,7 @@ impl Pool {
 
     /// Opens an image that holds at least what its record says.
     pub(crate) fn open_whole(&self, dir: &Dir, image: &ImageIdentity, size_bytes: u64) -> Result<std::fs::File> {
-        let file = self.open_image(dir, image)?;
-        let found = length(&file)?;
-        if found >= size_bytes {
-            return Ok(file);
-        }
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "the image {} has {found} bytes and its record says {size_bytes}: it was truncated outside of this \
-                 driver; restore it from a snapshot or a backup",
-                dir.path().join(&image.name).display()
-            ),
-        ))
+        self.look_at_image(dir, image, size_bytes)?.map_err(|fault| fault.into_error(dir, image))
     }
 }
 

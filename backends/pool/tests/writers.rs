@@ -9,7 +9,7 @@ use common::{Lab, device, open_on};
 use conformance::backend::{at_least, lock};
 use host::{
     Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LinuxHost, LoopDevice, LoopRequest, MountEntry,
-    MountRequest, Owner, PathState, Probe,
+    MountRequest, MountState, Owner, PathState, Probe,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use volume::{
-    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, ImageIdentity, Result, VolumeKind, VolumeSpec,
+    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, HealthProblem, ImageIdentity, Result, VolumeKind,
+    VolumeSpec,
 };
 
 const BLOCK: u64 = 4096;
@@ -324,6 +325,18 @@ impl Host for Idle {
     }
     fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
         self.linux.thaw_left_over(device)
+    }
+    fn try_device(&self, device: &Path) -> Result<()> {
+        self.linux.try_device(device)
+    }
+    fn try_mounted(&self, path: &Path) -> Result<MountState> {
+        self.linux.try_mounted(path)
+    }
+    fn trim(&self, device: DeviceNumber) -> Result<Option<u64>> {
+        self.linux.trim(device)
+    }
+    fn missing_privileges(&self) -> Vec<HealthProblem> {
+        self.linux.missing_privileges()
     }
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
         self.linux.attach_loop(request)

@@ -10,6 +10,7 @@ pub mod copies;
 pub mod fencing;
 pub mod groups;
 pub mod guards;
+pub mod health;
 pub mod racing;
 pub mod sizes;
 pub mod volumes;
@@ -40,9 +41,13 @@ pub struct Subject {
     pub another: Box<dyn Fn() -> Arc<dyn Backend> + Send + Sync>,
     /// Writes to a device that the connector gave, durably: [`write_device`], or what a simulated machine has.
     pub write: WriteDevice,
+    /// Cuts the volume's image to a length, or lengthens it with zeros, behind the backend's back.
+    pub set_image_bytes: SetImageBytes,
     /// Dropped last: what the storage stands on.
     pub keep: Box<dyn Any + Send + Sync>,
 }
+
+pub type SetImageBytes = Box<dyn Fn(&VolumeId, u64) + Send + Sync>;
 
 /// Runs one test of the suite on a fresh subject; a subject that cannot be made here is a skip with its reason.
 pub fn run(test: &str, make: impl FnOnce() -> std::result::Result<Subject, String>, body: impl FnOnce(&Subject)) {
@@ -70,6 +75,7 @@ macro_rules! backend_suite {
                     stale_contexts, directories_are_shared, read_only;
                 fencing: fence_then_grant, fence_is_idempotent, fenced_nodes_are_refused, powered_off, orphans;
                 guards: wrong_guards;
+                health: healthy_is_empty, unknown, pages_of_unhealthy, trims;
                 racing: two_controllers_create, two_nodes_attach, create_and_delete;
             }
         }

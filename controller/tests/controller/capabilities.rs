@@ -30,6 +30,8 @@ async fn derived_from_backends_and_profile() {
         "GET_VOLUME",
         "SINGLE_NODE_MULTI_WRITER",
         "GET_SNAPSHOT",
+        "GET_VOLUME_HEALTH",
+        "LIST_VOLUME_HEALTH",
     ];
     assert_eq!(all, expected);
     assert_eq!(names(&subject_for(Profile::Nomad).service).await, expected[..12]);
@@ -50,8 +52,6 @@ async fn not_served() {
     let service = subject().service;
     let unimplemented = |code: Code| assert_eq!(code, Code::Unimplemented);
     unimplemented(service.controller_modify_volume(Request::new(Default::default())).await.unwrap_err().code());
-    unimplemented(service.controller_list_volume_health(Request::new(Default::default())).await.unwrap_err().code());
-    unimplemented(service.controller_get_volume_health(Request::new(Default::default())).await.unwrap_err().code());
 
     let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
     let bare = ControllerService::new(vec![Shelf::bare("bare")], Profile::Kubernetes, runtime).unwrap().metadata();

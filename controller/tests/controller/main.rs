@@ -5,6 +5,7 @@ mod cancel;
 mod capabilities;
 mod create;
 mod groups;
+mod health;
 mod lists;
 mod metadata;
 mod publish;

@@ -41,6 +41,7 @@ struct State {
     snapshots: BTreeMap<SnapshotId, Snapshot>,
     groups: BTreeMap<GroupSnapshotId, GroupSnapshot>,
     nodes: BTreeMap<NodeId, NodeRecord>,
+    away: bool,
 }
 
 impl Shelf {
@@ -64,6 +65,20 @@ impl Shelf {
         let record =
             NodeRecord { identity, state: NodeState::Live, topology: Segments::default(), registered_at_ms: 1 };
         self.state().nodes.insert(id, record);
+    }
+
+    /// The volume has a problem from now on, or none any more.
+    pub(crate) fn set_problem(&self, id: &str, problem: Option<&str>) {
+        let id = VolumeId::parse(id).unwrap();
+        self.state().volumes.get_mut(&id).unwrap().problem = problem.map(str::to_owned);
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.state().away = away;
+    }
+
+    fn is_away(&self) -> bool {
+        self.state().away
     }
 
     pub(crate) fn close_gate(&self) {
@@ -202,6 +217,10 @@ impl Backend for Shelf {
     fn expand(&self) -> Option<&dyn Expand> {
         self.able.then_some(self as &dyn Expand)
     }
+
+    fn health(&self) -> Option<&dyn Health> {
+        self.able.then_some(self as &dyn Health)
+    }
 }
 
 impl Attach for Shelf {
@@ -232,6 +251,31 @@ impl Attach for Shelf {
 
     fn nodes(&self) -> Result<Vec<NodeRecord>> {
         Ok(self.state().nodes.values().cloned().collect())
+    }
+}
+
+/// A volume is as its `problem` says.
+impl Health for Shelf {
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        let state = self.state();
+        let volume = state.volumes.get(id).ok_or_else(|| Error::not_found("no such volume"))?;
+        let problem = |message: &String| HealthProblem::new(Severity::DataLoss, "ImageMissing", message.clone());
+        Ok(VolumeHealth { volume: id.clone(), problems: volume.problem.iter().map(problem).collect() })
+    }
+
+    fn list_unhealthy(&self, page: &PageRequest) -> Result<Page<VolumeHealth>> {
+        if self.is_away() {
+            return Err(Error::new(ErrorKind::Unavailable, "the shelf cannot be reached"));
+        }
+        let ids: Vec<VolumeId> = self.state().volumes.keys().cloned().collect();
+        let all = ids.iter().map(|id| self.volume_health(id)).collect::<Result<Vec<_>>>()?;
+        let unhealthy = all.into_iter().filter(|health| !health.is_healthy()).collect();
+        Page::cut(
+            unhealthy,
+            page,
+            |health: &VolumeHealth| health.volume.as_str(),
+            |token| VolumeId::parse(token).is_ok(),
+        )
     }
 }
 

@@ -6,6 +6,7 @@ mod group;
 mod list;
 mod show;
 mod snapshot;
+mod trim;
 mod volume;
 
 pub use fence::{fence, fence_node, unfence};

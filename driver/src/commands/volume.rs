@@ -35,6 +35,7 @@ pub fn volume_command(storage: &Storage, output: Output, command: VolumeCommand)
             print_made(output, &made);
             Ok(())
         }
+        VolumeCommand::Trim { volume, .. } => super::trim::trim(storage, output, volume.as_deref()),
         VolumeCommand::Rebuild { volume } => rebuild(storage, output, &volume),
         VolumeCommand::Restore { snapshot, name, size_bytes } => {
             let (backend, source) = storage.find_snapshot(&snapshot)?;

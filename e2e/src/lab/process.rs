@@ -184,6 +184,10 @@ impl Hawser {
         }
     }
 
+    pub(crate) fn threads(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/task", self.child.id()))?.count())
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -30,6 +30,8 @@ pub(super) struct Kernel {
     pub(super) next_open: u64,
     pub(super) frozen: BTreeSet<DeviceNumber>,
     pub(super) shut_down: BTreeSet<DeviceNumber>,
+    /// File systems that stopped writing because of an error.
+    pub(super) went_read_only: BTreeSet<DeviceNumber>,
     /// CAP_SYS_RESOURCE.
     pub(super) may_grow_mounted_ext4: bool,
     pub(super) faults: Faults,
@@ -87,6 +89,7 @@ impl Kernel {
             next_open: 1,
             frozen: BTreeSet::new(),
             shut_down: BTreeSet::new(),
+            went_read_only: BTreeSet::new(),
             may_grow_mounted_ext4: true,
             faults: Faults::default(),
         };
@@ -159,6 +162,9 @@ impl Kernel {
                 if self.frozen.contains(&number) {
                     // A real writer would sleep here.
                     return Err(Error::new(ErrorKind::Busy, "the file system is frozen"));
+                }
+                if self.went_read_only.contains(&number) {
+                    return Err(Error::new(ErrorKind::FailedPrecondition, "the file system has become read-only"));
                 }
                 let is_cut_off = self.loop_of(number).is_some_and(|l| l.size_limit_bytes != 0);
                 if is_cut_off || self.shut_down.contains(&number) {

@@ -15,18 +15,19 @@ mod mirror;
 mod mount;
 mod path;
 mod tree;
+mod trial;
 
 pub use control::OpenFile;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
-    PathState, Probe,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest,
+    MountState, Owner, PathState, Probe,
 };
 use faults::Stop;
 use kernel::Kernel;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use volume::{DeviceNumber, Error, ErrorKind, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, Error, ErrorKind, FsType, HealthProblem, ImageIdentity, Result};
 
 /// A machine in memory. Nodes of one machine share it, as namespaces share a kernel.
 pub struct FakeHost {
@@ -191,6 +192,18 @@ impl Host for FakeHost {
         self.verb(|kernel| Ok(kernel.thaw(device)))
     }
 
+    fn try_device(&self, device: &Path) -> Result<()> {
+        self.verb(|kernel| kernel.try_device(device))
+    }
+
+    fn try_mounted(&self, path: &Path) -> Result<MountState> {
+        self.verb(|kernel| kernel.try_mounted(path))
+    }
+
+    fn trim(&self, device: DeviceNumber) -> Result<Option<u64>> {
+        self.verb(|kernel| kernel.trim(device))
+    }
+
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
         self.verb(|kernel| kernel.attach_loop(request))
     }
@@ -213,6 +226,10 @@ impl Host for FakeHost {
 
     fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()> {
         self.verb(|kernel| kernel.shutdown_filesystem(mounted_at))
+    }
+
+    fn missing_privileges(&self) -> Vec<HealthProblem> {
+        self.kernel().missing_privileges()
     }
 
     fn boot_id(&self) -> Result<String> {

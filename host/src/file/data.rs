@@ -6,7 +6,7 @@ use crate::sys::file as sys;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::fstatfs;
-use nix::sys::statvfs::fstatvfs;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{Whence, lseek64};
 use std::ffi::CString;
 use std::fs::File;
@@ -48,6 +48,8 @@ pub struct Space {
     pub total_bytes: u64,
     /// For unprivileged use: free less the root's reserve.
     pub available_bytes: u64,
+    /// Of the mount or of the whole file system.
+    pub read_only: bool,
 }
 
 /// FICLONE: `target` gets all of `source`, sharing its blocks. `Unsupported` where the file system cannot.
@@ -210,7 +212,11 @@ pub fn probe_reflink(dir: &Dir) -> Result<bool> {
 pub fn space(dir: &Dir) -> Result<Space> {
     let stat = fstatvfs(dir).map_err(|errno| dir.failed("asking for the space of", ".", errno))?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-    Ok(Space { total_bytes: bytes(stat.blocks()), available_bytes: bytes(stat.blocks_available()) })
+    Ok(Space {
+        total_bytes: bytes(stat.blocks()),
+        available_bytes: bytes(stat.blocks_available()),
+        read_only: stat.flags().contains(FsFlags::ST_RDONLY),
+    })
 }
 
 fn xattr_name(name: &str) -> Result<CString> {

@@ -19,15 +19,17 @@ mod os;
 mod paths;
 mod preflight;
 mod shutdown;
+mod trial;
+mod trim;
 
 pub use options::check_mount_flags;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
-    PathState, Probe, filesystem,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest,
+    MountState, Owner, PathState, Probe, filesystem,
 };
 use std::path::{Path, PathBuf};
-use volume::{DeviceNumber, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, FsType, HealthProblem, ImageIdentity, Result};
 
 /// The machine this process runs on. Stateless: everything is asked of the kernel each time.
 #[derive(Clone)]
@@ -131,6 +133,18 @@ impl Host for LinuxHost {
         freeze::thaw_left_over(&self.effects, device)
     }
 
+    fn try_device(&self, device: &Path) -> Result<()> {
+        trial::device(device)
+    }
+
+    fn try_mounted(&self, path: &Path) -> Result<MountState> {
+        trial::mounted(path)
+    }
+
+    fn trim(&self, device: DeviceNumber) -> Result<Option<u64>> {
+        trim::trim(&self.effects, device)
+    }
+
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
         loops::attach(&self.effects, request)
     }
@@ -153,6 +167,10 @@ impl Host for LinuxHost {
 
     fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()> {
         shutdown::shut_down(&self.effects, mounted_at)
+    }
+
+    fn missing_privileges(&self) -> Vec<HealthProblem> {
+        preflight::missing_privileges()
     }
 
     fn boot_id(&self) -> Result<String> {

@@ -3,6 +3,7 @@
 mod crash;
 mod fenced;
 mod file_system;
+mod health;
 mod lifecycle;
 mod paths;
 mod real;
