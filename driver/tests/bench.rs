@@ -158,11 +158,14 @@ fn a_refusal_is_shown_and_what_was_made_before_is_removed() {
     // The others were not begun, unless asked for.
     let (output, figures) = server.bench(&[&wrong[..], &["--keep-going"]].concat());
     assert_eq!((output.status.code(), &figures["errors"][0]["count"]), (Some(1), &5.into()));
-    // The third does not fit; the two that are up go down again.
-    let (output, figures) = server.bench(&["--volumes", "4", "--size", "400GiB"]);
+    // A node of other storage does not know the volume that the controller made.
+    let other = Server::start(&[]);
+    let node_endpoint = other.path("csi.sock").display().to_string();
+    let (output, figures) = server.bench(&["--volumes", "1", "--node-endpoint", &node_endpoint]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert_eq!((&figures["up"]["count"], &figures["down"]["count"]), (&2.into(), &2.into()), "{figures}");
-    assert_eq!(figures["errors"][0]["code"], "ResourceExhausted");
+    assert_eq!((count(&figures, "ControllerPublishVolume"), count(&figures, "NodeStageVolume")), (1, 0), "{figures}");
+    assert_eq!((count(&figures, "ControllerUnpublishVolume"), count(&figures, "DeleteVolume")), (1, 1), "{figures}");
+    assert_eq!(figures["left_behind"], Value::Array(Vec::new()));
     assert_eq!(server.volumes(), 0);
     server.assert_nothing_is_left();
 }
