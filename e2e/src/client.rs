@@ -119,6 +119,11 @@ impl Client {
         answer
     }
 
+    /// For calls that only one suite makes.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub(crate) fn probe(&self) -> Result<bool, Status> {
         let mut client = IdentityClient::new(self.channel.clone());
         let answer = block(async move { client.probe(csi::ProbeRequest {}).await })?;
@@ -189,7 +194,7 @@ impl Client {
     }
 }
 
-fn block<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+pub(crate) fn block<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     runtime().block_on(timed(call))
 }
 

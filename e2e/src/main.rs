@@ -6,6 +6,7 @@
     reason = "tests start the binary under test, and mount(8), losetup(8) and mkfs for their pools"
 )]
 
+mod bench;
 mod calls;
 mod cancel;
 mod client;
@@ -71,6 +72,13 @@ enum Suite {
     Input,
     /// Storage that breaks under the driver.
     Damage,
+    /// Measures; prints lines of JSON for `cargo xtask bench`.
+    Bench {
+        measure: bench::Measure,
+        /// Few samples: shows that it works, not how fast.
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 /// Set in the process that has the mount namespace of its own.
@@ -94,6 +102,7 @@ fn main() -> ExitCode {
         Suite::Failover => failover::suite(&report, hawser),
         Suite::Input => input::suite(&report, hawser),
         Suite::Damage => damage::suite(&report, hawser),
+        Suite::Bench { measure, quick } => bench::run(*measure, hawser, *quick),
     };
     if let Err(failure) = ended {
         report.failed("set-up", &failure.to_string());

@@ -184,6 +184,13 @@ impl Hawser {
         }
     }
 
+    /// SIGKILL, and waits until it has ended.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
