@@ -15,6 +15,8 @@ pub(super) struct Machine {
     disk: String,
     /// Of the minute before: others that work disturb the figures.
     load: String,
+    /// In use before anything was measured: listing loops takes time for each.
+    loops: usize,
 }
 
 impl Machine {
@@ -39,13 +41,21 @@ impl Machine {
             memory_gib: memory_kib.unwrap_or(0).div_ceil(1 << 20),
             disk: disk.lines().nth(1).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" "),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+            loops: loops_in_use(),
         }
     }
 
     pub(super) fn to_line(&self) -> String {
         format!(
-            "Commit {}, Linux {}, {} x {}, {} GiB, pools in images on {}, load before {}.",
-            self.commit, self.kernel, self.processors, self.processor, self.memory_gib, self.disk, self.load
+            "Commit {}, Linux {}, {} x {}, {} GiB, pools in images on {}; before: load {}, {} loop devices in use.",
+            self.commit,
+            self.kernel,
+            self.processors,
+            self.processor,
+            self.memory_gib,
+            self.disk,
+            self.load,
+            self.loops
         )
     }
 
@@ -58,6 +68,12 @@ impl Machine {
             "memory_gib": self.memory_gib,
             "disk": self.disk,
             "load_before": self.load,
+            "loops_before": self.loops,
         })
     }
+}
+
+fn loops_in_use() -> usize {
+    let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    devices.filter(|device| device.path().join("loop/backing_file").exists()).count()
 }
