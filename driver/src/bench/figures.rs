@@ -17,7 +17,7 @@ pub struct Figures {
     pub up_in_all: Duration,
     pub down_in_all: Duration,
     pub errors: BTreeMap<(Step, i32), Refusals>,
-    /// Volumes that a call was refused for in the end.
+    /// Volumes that did not come up.
     pub failed: u64,
 }
 

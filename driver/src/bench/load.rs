@@ -2,7 +2,7 @@
 
 use super::default_directory;
 use super::figures::{Figures, micros};
-use super::steps::{Step, is_asked_again, may_have_happened};
+use super::steps::{Step, is_asked_again, is_final, may_have_happened};
 use super::target::Target;
 use super::volume_path::VolumePath;
 use crate::cli::BenchArgs;
@@ -34,6 +34,17 @@ pub struct Load {
     /// Of this round, and those of earlier ones that could not be removed.
     volumes: Mutex<Vec<Arc<VolumePath>>>,
     directories: Mutex<Vec<String>>,
+}
+
+/// How long a call is repeated, within the timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// On the way up: until it is refused for good, or the run is stopped.
+    Stopped,
+    /// On the way down: until it is refused for good.
+    Refused,
+    /// Until it is done.
+    Done,
 }
 
 /// What tasks, which outlive any borrow, need of the command's.
@@ -96,14 +107,16 @@ impl Load {
         locked(&self.figures).up_in_all += began.elapsed();
     }
 
-    /// Whatever was begun. What fails is tried once more when all others are gone: it may have been in their way.
+    /// Whatever was begun. What is refused is asked for again, whatever the refusal, when all others are gone: a device
+    /// may be in use for a moment longer.
     pub async fn take_all_down(self: &Arc<Self>) {
         let volumes = locked(&self.volumes).clone();
         let began = Instant::now();
-        self.for_each(volumes.clone(), |load, volume| async move { load.take_down(&volume).await }).await;
+        self.for_each(volumes.clone(), |load, volume| async move { load.take_down(&volume, Until::Refused).await })
+            .await;
         locked(&self.figures).down_in_all += began.elapsed();
         let left = volumes.into_iter().filter(|volume| volume.progress().begun > 0).collect();
-        self.for_each(left, |load, volume| async move { load.take_down(&volume).await }).await;
+        self.for_each(left, |load, volume| async move { load.take_down(&volume, Until::Done).await }).await;
     }
 
     /// Ends early when the run is stopped.
@@ -138,7 +151,8 @@ impl Load {
             }
             let id = progress.id.clone().unwrap_or_else(|| "id not known".to_owned());
             let why = progress.stuck.clone().unwrap_or_else(|| "not taken down".to_owned());
-            left.push(format!("volume {} ({id}): {why}", volume.name));
+            let (staging, target) = (volume.staging.display(), volume.target.display());
+            left.push(format!("volume {} ({id}) at {staging} and {target}: {why}", volume.name));
         }
         left.extend(locked(&self.directories).iter().cloned());
         left
@@ -176,7 +190,7 @@ impl Load {
                 return;
             }
             volume.progress().begun += 1;
-            if let Err(status) = self.call(volume, step, true).await {
+            if let Err(status) = self.call(volume, step, Until::Stopped).await {
                 if step == Step::Create && !may_have_happened(status.code()) {
                     volume.progress().begun = 0;
                 }
@@ -190,16 +204,14 @@ impl Load {
         locked(&self.figures).up.push(micros(began.elapsed()));
     }
 
-    async fn take_down(&self, volume: &VolumePath) {
-        let whole = volume.progress().begun == self.target.up.len();
+    async fn take_down(&self, volume: &VolumePath, until: Until) {
+        let whole = until == Until::Refused && volume.progress().begun == self.target.up.len();
         let began = Instant::now();
         loop {
             let begun = volume.progress().begun;
             let Some(&step) = begun.checked_sub(1).and_then(|last| self.target.up.get(last)) else { break };
-            if let Err(why) = self.undo(volume, step).await {
-                if volume.progress().stuck.replace(why).is_none() {
-                    locked(&self.figures).failed += 1;
-                }
+            if let Err(why) = self.undo(volume, step, until).await {
+                volume.progress().stuck = Some(why);
                 return;
             }
             volume.progress().begun = begun - 1;
@@ -212,23 +224,23 @@ impl Load {
         }
     }
 
-    async fn undo(&self, volume: &VolumePath, step: Step) -> Result<(), String> {
+    async fn undo(&self, volume: &VolumePath, step: Step, until: Until) -> Result<(), String> {
         let said =
             |of: Step, status: Status| format!("{} answers {:?}: {}", of.as_str(), status.code(), status.message());
         if step == Step::Create && volume.progress().id.is_none() {
             // Its answer was lost: asking again gives the id of what it made (CSI, CreateVolume is idempotent).
-            self.call(volume, step, false).await.map_err(|status| said(step, status))?;
+            self.call(volume, step, until).await.map_err(|status| said(step, status))?;
         }
         let undo = step.undone_by();
-        match self.call(volume, undo, false).await {
+        match self.call(volume, undo, until).await {
             // Nothing of that name is there: the step up had not got so far. It is counted among the refusals.
             Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
             undone => undone.map_err(|status| said(undo, status)),
         }
     }
 
-    /// Asks again as an orchestrator does while the driver is busy or away; on the way up only until the run is stopped.
-    async fn call(&self, volume: &VolumePath, step: Step, is_up: bool) -> std::result::Result<(), Status> {
+    /// Asks again as an orchestrator does while the driver is busy or away.
+    async fn call(&self, volume: &VolumePath, step: Step, until: Until) -> std::result::Result<(), Status> {
         let end = Instant::now() + self.args.patience;
         let mut wait = FIRST_WAIT;
         loop {
@@ -240,7 +252,12 @@ impl Load {
                 return Ok(());
             };
             locked(&self.figures).refused(step, &status);
-            if !is_asked_again(status.code()) || Instant::now() + wait > end || is_up && self.is_stopping() {
+            let goes_on = match until {
+                Until::Stopped => is_asked_again(status.code()) && !self.is_stopping(),
+                Until::Refused => is_asked_again(status.code()),
+                Until::Done => !is_final(status.code()),
+            };
+            if !goes_on || Instant::now() + wait > end {
                 return Err(status);
             }
             tokio::time::sleep(wait).await;

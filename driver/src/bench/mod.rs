@@ -100,7 +100,7 @@ fn finish(args: &BenchArgs, output: Output, load: &Load, was_interrupted: bool) 
     }
     match figures.failed {
         0 => Ok(()),
-        failed => Err(Error::new(ErrorKind::Unavailable, format!("{failed} volumes did not come up or go down"))),
+        failed => Err(Error::new(ErrorKind::Unavailable, format!("{failed} volumes did not come up"))),
     }
 }
 

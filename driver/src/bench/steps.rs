@@ -61,3 +61,11 @@ pub fn is_asked_again(code: Code) -> bool {
 pub fn may_have_happened(code: Code) -> bool {
     is_asked_again(code) || matches!(code, Code::Internal | Code::Unknown | Code::DataLoss)
 }
+
+/// Whether asking again can change nothing.
+pub fn is_final(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NotFound | Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated
+    )
+}
