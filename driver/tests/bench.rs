@@ -23,7 +23,13 @@ impl Server {
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(dir.path().join("log")).unwrap());
-        Self { child: command.spawn().unwrap(), dir }
+        let server = Self { child: command.spawn().unwrap(), dir };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::os::unix::net::UnixStream::connect(server.path("csi.sock")).is_err() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        server
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -56,6 +62,14 @@ impl Server {
             let answer = controller.list_volumes(csi_proto::csi::ListVolumesRequest::default()).await.unwrap();
             answer.into_inner().entries.len()
         })
+    }
+
+    fn wait_for_volumes(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.volumes() < count {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn assert_nothing_is_left(&self) {
@@ -178,11 +192,7 @@ fn an_interrupt_removes_everything() {
         let arguments = ["--json", "--volumes", "400", "--concurrency", "4", "--rounds", "100", "--hold", hold];
         let mut command = server.bench_command(&arguments);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while names(&server.path("published")).is_empty() {
-            assert!(Instant::now() < deadline);
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        server.wait_for_volumes(20);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -201,11 +211,7 @@ fn what_stays_is_said() {
     let mut server = Server::start(&[]);
     let arguments = ["--json", "--volumes", "3", "--hold", "600", "--timeout", "1"];
     let child = server.bench_command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while names(&server.path("published")).len() < 3 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    server.wait_for_volumes(3);
     server.child.kill().unwrap();
     server.child.wait().unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());

@@ -101,7 +101,9 @@ impl Load {
     }
 
     pub async fn bring_all_up(self: &Arc<Self>) {
-        let volumes = locked(&self.volumes).iter().filter(|v| v.progress().begun == 0).cloned().collect();
+        let mut volumes: Vec<_> = locked(&self.volumes).iter().filter(|v| v.progress().begun == 0).cloned().collect();
+        // Before and after the calls, which wait for no disk of ours.
+        volumes.retain(|volume| self.make_directories(volume));
         let began = Instant::now();
         self.for_each(volumes, |load, volume| async move { load.bring_up(&volume).await }).await;
         locked(&self.figures).up_in_all += began.elapsed();
@@ -115,8 +117,11 @@ impl Load {
         self.for_each(volumes.clone(), |load, volume| async move { load.take_down(&volume, Until::Refused).await })
             .await;
         locked(&self.figures).down_in_all += began.elapsed();
-        let left = volumes.into_iter().filter(|volume| volume.progress().begun > 0).collect();
+        let left = volumes.iter().filter(|volume| volume.progress().begun > 0).cloned().collect();
         self.for_each(left, |load, volume| async move { load.take_down(&volume, Until::Done).await }).await;
+        for volume in volumes.iter().filter(|volume| volume.progress().begun == 0) {
+            locked(&self.directories).extend(volume.remove_directories().err());
+        }
     }
 
     /// Ends early when the run is stopped.
@@ -176,13 +181,18 @@ impl Load {
         while workers.join_next().await.is_some() {}
     }
 
+    fn make_directories(&self, volume: &VolumePath) -> bool {
+        let made = volume.make_directories();
+        if let Err(error) = &made {
+            locked(&self.directories).push(format!("{} could not be made: {error}", volume.staging.display()));
+            self.fail();
+        }
+        made.is_ok()
+    }
+
     async fn bring_up(&self, volume: &VolumePath) {
         if self.is_stopping() {
             return;
-        }
-        if let Err(error) = volume.make_directories() {
-            locked(&self.directories).push(format!("{} could not be made: {error}", volume.staging.display()));
-            return self.fail();
         }
         let began = Instant::now();
         for &step in &self.target.up {
@@ -218,9 +228,6 @@ impl Load {
         }
         if whole {
             locked(&self.figures).down.push(micros(began.elapsed()));
-        }
-        if let Err(left) = volume.remove_directories() {
-            locked(&self.directories).push(left);
         }
     }
 
