@@ -194,6 +194,12 @@ impl Client {
     }
 }
 
+/// From now on SIGINT ends only what this process started, which is in its process group; whoever waits for that fails,
+/// and cleans up.
+pub(crate) fn survive_interrupts() {
+    runtime().spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });
+}
+
 pub(crate) fn block<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     runtime().block_on(timed(call))
 }

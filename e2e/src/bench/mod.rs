@@ -8,6 +8,7 @@ mod path;
 mod scale;
 mod snapshots;
 
+use crate::client::survive_interrupts;
 use crate::failure::{Context, Result, ensure};
 use crate::lab::{Lab, kernel};
 use crate::missing_privilege;
@@ -31,6 +32,7 @@ pub(crate) fn run(measure: Measure, hawser: &Path, quick: bool) -> Result<()> {
     if let Some(reason) = missing_privilege() {
         return Err(reason.into());
     }
+    survive_interrupts();
     match measure {
         Measure::Path => path::measure(hawser, quick),
         Measure::Scale => scale::measure(hawser, quick),
