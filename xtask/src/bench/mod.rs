@@ -57,7 +57,9 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<bool, String> {
     };
     let chosen = |measure: &&str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == measure);
     let chosen: Vec<&str> = MEASURES.into_iter().filter(chosen).collect();
-    let run = Run::measure(&workspace, &binaries, &chosen, arguments.quick, &mut log)?;
+    let run = Run::measure(&workspace, &binaries, &chosen, arguments.quick, &mut log, |measure| {
+        println!("measuring {measure}")
+    })?;
     run.write(&workspace.target_directory.join("bench"))?;
     println!("\n{}\n", run.machine.to_line());
     print!("{}", if arguments.markdown { table::markdown(&run.rows) } else { table::text(&run.rows) });
@@ -77,7 +79,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<bool, String> {
 /// For `cargo xtask test`: everything is measured and drawn, on few samples; how many measures there were.
 pub(crate) fn quick(workspace: &Workspace, binaries: &Binaries, log: &mut Log) -> Result<u64, String> {
     install::bench_packages(log)?;
-    let run = Run::measure(workspace, binaries, &MEASURES, true, log)?;
+    let run = Run::measure(workspace, binaries, &MEASURES, true, log, |_| {})?;
     run.write(&workspace.target_directory.join("bench-quick"))?;
     table::text(&run.rows).lines().for_each(|line| log.line(line));
     if run.failures.is_empty() { Ok(MEASURES.len() as u64) } else { Err(run.failures.join("; ")) }
@@ -99,13 +101,14 @@ impl Run {
         measures: &[&str],
         quick: bool,
         log: &mut Log,
+        before_each: fn(&str),
     ) -> Result<Self, String> {
         let machine = Machine::look(workspace);
         let mut series = AllSeries::default();
         let mut failures = Vec::new();
         let mut rows = Vec::new();
         for measure in measures {
-            println!("measuring {measure}");
+            before_each(measure);
             let mut command = Command::new(&binaries.e2e);
             command.arg("--hawser").arg(&binaries.hawser).args(["bench", measure]);
             if quick {
