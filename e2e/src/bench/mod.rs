@@ -32,7 +32,7 @@ pub(crate) fn run(measure: Measure, hawser: &Path, quick: bool) -> Result<()> {
     if let Some(reason) = missing_privilege() {
         return Err(reason.into());
     }
-    survive_interrupts();
+    survive_interrupts()?;
     match measure {
         Measure::Path => path::measure(hawser, quick),
         Measure::Scale => scale::measure(hawser, quick),
