@@ -59,6 +59,8 @@ pub enum Command {
     },
     /// Show a failover on this machine: two nodes, real loop devices, every acknowledged write verified
     Demo(DemoArgs),
+    /// Load any CSI driver with volumes and measure each call
+    Bench(BenchArgs),
     /// Print the version and what this binary speaks
     Version,
     /// Print a completion script for a shell
@@ -297,6 +299,55 @@ pub struct DemoArgs {
     pub without_fence: bool,
 }
 
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// The driver's socket: unix:///x, unix://x or a path
+    #[arg(long)]
+    pub endpoint: String,
+    /// The socket of its node service, where that is another
+    #[arg(long, value_name = "ENDPOINT")]
+    pub node_endpoint: Option<String>,
+    /// Volumes there at once
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub volumes: u32,
+    /// Volumes worked on at the same time
+    #[arg(long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub concurrency: u32,
+    /// How often all volumes are made and removed
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// Raw block devices instead of file systems
+    #[arg(long, conflicts_with = "fs")]
+    pub block: bool,
+    /// File system asked for
+    #[arg(long, value_name = "FS", default_value = "ext4")]
+    pub fs: String,
+    /// Size of each volume
+    #[arg(long = "size", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    pub size_bytes: u64,
+    /// Parameter of CreateVolume, as a StorageClass has it (repeatable)
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub parameters: Vec<(String, String)>,
+    /// How long all volumes stay published, in seconds
+    #[arg(long = "hold", value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub hold_s: u64,
+    /// Where staging directories are made; the driver must see it [default: below the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub staging_dir: Option<PathBuf>,
+    /// Where volumes are published; the driver must see it [default: below the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub target_dir: Option<PathBuf>,
+    /// How long one call may take, and how long a busy driver is asked again, in seconds
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub timeout_s: u64,
+    /// Go on with the other volumes when one fails
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Write the figures to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     Kill,
@@ -380,6 +431,9 @@ mod tests {
             &["hawser", "volume", "trim"],
             &["hawser", "volume", "trim", "x", "--all"],
             &["hawser", "demo", "--fault", "none"],
+            &["hawser", "bench"],
+            &["hawser", "bench", "--endpoint", "/x", "--block", "--fs", "xfs"],
+            &["hawser", "bench", "--endpoint", "/x", "--volumes", "0"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong:?}");

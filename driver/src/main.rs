@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a binary has no outside; its modules say what they offer each other")]
 
+mod bench;
 mod cli;
+mod client;
 mod commands;
 mod config;
 mod demo;
@@ -66,6 +68,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         }
         Command::Workload(command) => Ok(workload::run(command, output)?),
         Command::Demo(args) => Ok(demo::run(&args, output)?),
+        Command::Bench(args) => Ok(bench::run(&args, output)?),
         Command::Version => {
             print_version(output);
             Ok(())

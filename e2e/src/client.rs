@@ -11,9 +11,11 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -143,6 +145,11 @@ impl Client {
             }
         }
         answer
+    }
+
+    /// For calls that only one suite makes.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     pub(crate) fn probe(&self) -> Result<bool, Status> {
@@ -319,7 +326,26 @@ fn of_volume(health: Option<csi::VolumeHealth>) -> Vec<Health> {
         .collect()
 }
 
-fn block<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on SIGINT and SIGTERM do not end this process: the next call fails instead, and whoever makes it cleans up.
+pub(crate) fn survive_interrupts() -> std::io::Result<()> {
+    let _inside = runtime().enter();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    runtime().spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        IS_INTERRUPTED.store(true, Ordering::SeqCst);
+    });
+    Ok(())
+}
+
+pub(crate) fn block<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    if IS_INTERRUPTED.load(Ordering::SeqCst) {
+        return Err(Status::cancelled("interrupted"));
+    }
     runtime().block_on(timed(call))
 }
 

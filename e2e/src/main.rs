@@ -6,6 +6,7 @@
     reason = "tests start the binary under test, and mount(8), losetup(8) and mkfs for their pools"
 )]
 
+mod bench;
 mod calls;
 mod cancel;
 mod client;
@@ -82,6 +83,13 @@ enum Suite {
     Damage,
     /// What the SnapshotMetadata service says of snapshots, against their bytes.
     Metadata,
+    /// Measures; prints lines of JSON for `cargo xtask bench`.
+    Bench {
+        measure: bench::Measure,
+        /// Few samples: shows that it works, not how fast.
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 /// Set in the process that has the mount namespace of its own.
@@ -107,6 +115,7 @@ fn main() -> ExitCode {
         Suite::Input => input::suite(&report, hawser),
         Suite::Damage => damage::suite(&report, hawser),
         Suite::Metadata => metadata::suite(&report, hawser),
+        Suite::Bench { measure, quick } => bench::run(*measure, hawser, *quick),
     };
     if let Err(failure) = ended {
         report.failed("set-up", &failure.to_string());

@@ -4,6 +4,7 @@
 //! Verbs are synchronous and act on descriptors where the kernel lets them. Every effect is announced to [`Effects`],
 //! so a test can end or stop the process after any of them.
 
+pub mod bare;
 pub mod command;
 pub mod deadline;
 mod effects;

@@ -61,6 +61,12 @@ pub(crate) fn packages(log: &mut Log) -> Result<(), String> {
     apt_install(&missing, log)
 }
 
+/// What only measuring needs.
+pub(crate) fn bench_packages(log: &mut Log) -> Result<(), String> {
+    packages(log)?;
+    if process::is_installed("fio") { Ok(()) } else { apt_install(&["fio"], log) }
+}
+
 /// csi-sanity and the older clients, from the cache or built now.
 pub(crate) fn tools(workspace: &Workspace, log: &mut Log) -> Result<Tools, String> {
     Ok(Tools { csi_sanity: csi_sanity(log)?, csi_clients: csi_clients(workspace, log)? })

@@ -1,10 +1,13 @@
 //! `cargo xtask test` runs everything that says whether this tree works; `tidy` and `tools` are parts of it by themselves.
+//! `cargo xtask bench` says how fast it is.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
     reason = "a build tool starts cargo, Go and the tests; nothing of this is shipped"
 )]
 
+mod bench;
+mod binaries;
 mod counts;
 mod install;
 mod libtest;
@@ -27,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Installs what is missing, then runs every check and test. The last line counts them.
     Test(steps::TestArguments),
+    /// Measures: against the usual way of doing it and against the bare system calls, in one run.
+    Bench(bench::BenchArguments),
     /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
     Tidy,
     /// Builds the tests' external tools into the cache and prints where they are.
@@ -36,6 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test(arguments) => steps::test(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Tidy => tidy::print(),
         Command::Tools => install::print_tools(),
     };

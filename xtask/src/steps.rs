@@ -1,14 +1,14 @@
 //! The steps of `cargo xtask test`, in their order.
 
+use crate::bench;
+use crate::binaries::Binaries;
 use crate::counts::{Counts, count_line};
 use crate::install::{self, Tools};
 use crate::libtest::LibtestReader;
 use crate::process::{self, Log};
 use crate::tidy;
 use crate::workspace::{Workspace, cargo};
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,7 @@ struct Step {
 struct Session {
     workspace: Workspace,
     tools: Option<Tools>,
-    hawser: Option<PathBuf>,
-    e2e: Option<PathBuf>,
+    binaries: Option<Binaries>,
 }
 
 const STEPS: &[Step] = &[
@@ -123,6 +122,12 @@ const STEPS: &[Step] = &[
         needs: &["build"],
         run: demo,
     },
+    Step {
+        name: "bench",
+        about: "the measuring tools, on few samples: that they work, not how fast anything is",
+        needs: &["build"],
+        run: bench,
+    },
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -136,7 +141,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<bool, String> {
         return Ok(true);
     }
     let chosen = choose(&arguments.only)?;
-    let mut session = Session { workspace: Workspace::load()?, tools: None, hawser: None, e2e: None };
+    let mut session = Session { workspace: Workspace::load()?, tools: None, binaries: None };
     let logs = session.workspace.log_directory();
     let mut total = Counts::default();
     let mut failed = BTreeSet::new();
@@ -251,21 +256,11 @@ fn unit(session: &mut Session, log: &mut Log) -> Counts {
 }
 
 fn build(session: &mut Session, log: &mut Log) -> Counts {
-    #[derive(Deserialize)]
-    struct Message {
-        executable: Option<PathBuf>,
-    }
-    let mut binaries = Vec::new();
-    let mut build = Command::new(cargo());
-    build.args(["build", "--release", "-p", "driver", "-p", "e2e", "--message-format", "json-render-diagnostics"]);
-    let ended = process::run(build.current_dir(&session.workspace.root), 25 * MINUTE, log, &mut |line| {
-        binaries.extend(serde_json::from_str::<Message>(line).ok().and_then(|message| message.executable));
-    });
-    let named = |name: &str| binaries.iter().find(|path| path.file_name().is_some_and(|n| n == name)).cloned();
-    (session.hawser, session.e2e) = (named("hawser"), named("e2e"));
-    match ended {
-        Ok(()) if session.hawser.is_some() && session.e2e.is_some() => Counts::pass(),
-        Ok(()) => Counts::fail("cargo did not name the binaries hawser and e2e"),
+    match Binaries::build(&session.workspace, log) {
+        Ok(binaries) => {
+            session.binaries = Some(binaries);
+            Counts::pass()
+        }
         Err(error) => Counts::fail(error),
     }
 }
@@ -283,7 +278,7 @@ fn compat(session: &mut Session, log: &mut Log) -> Counts {
 }
 
 fn e2e(session: &mut Session, log: &mut Log, arguments: &[&str]) -> Counts {
-    let (Some(e2e), Some(hawser)) = (&session.e2e, &session.hawser) else {
+    let Some(Binaries { e2e, hawser }) = &session.binaries else {
         return Counts::fail("the binaries are not there");
     };
     let mut command = Command::new(e2e);
@@ -301,7 +296,7 @@ fn demo(session: &mut Session, log: &mut Log) -> Counts {
         // The control: a demonstration that cannot fail shows nothing.
         (&["--fault", "freeze", "--without-fence"], false),
     ];
-    let Some(hawser) = &session.hawser else { return Counts::fail("the binary is not there") };
+    let Some(Binaries { hawser, .. }) = &session.binaries else { return Counts::fail("the binary is not there") };
     let mut counts = Counts::default();
     if !install::is_root() {
         counts.skipped.push("demo: mounts and loop devices need root".to_owned());
@@ -330,6 +325,17 @@ fn demo(session: &mut Session, log: &mut Log) -> Counts {
         }
     }
     counts
+}
+
+fn bench(session: &mut Session, log: &mut Log) -> Counts {
+    let Some(binaries) = &session.binaries else { return Counts::fail("the binaries are not there") };
+    if !install::is_root() {
+        return Counts { skipped: vec!["bench: mounts and loop devices need root".to_owned()], ..Counts::default() };
+    }
+    match bench::quick(&session.workspace, binaries, log) {
+        Ok(measures) => Counts { passed: measures, ..Counts::default() },
+        Err(error) => Counts::fail(error),
+    }
 }
 
 /// One cargo command that passes or fails as a whole.
