@@ -23,6 +23,7 @@ pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
         (Capability::ListVolumesPublishedNodes, grants),
         (Capability::GetVolume, true),
         (Capability::SingleNodeMultiWriter, true),
+        (Capability::ModifyVolume, any(|b| b.modify().is_some())),
     ];
     let capabilities = capabilities
         .into_iter()

@@ -13,6 +13,7 @@ mod expand;
 mod group;
 mod list;
 mod metadata;
+mod modify;
 mod paging;
 mod publish;
 mod reply;

@@ -3,7 +3,7 @@
 use crate::Pool;
 use host::file::{FileSystemKind, space};
 use volume::{
-    Backend, BackendName, Capacity, CapacityQuery, Expand, Page, PageRequest, Restrictions, Result, Segments,
+    Backend, BackendName, Capacity, CapacityQuery, Expand, Modify, Page, PageRequest, Restrictions, Result, Segments,
     Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
 };
 
@@ -84,6 +84,10 @@ impl Backend for Pool {
     }
 
     fn expand(&self) -> Option<&dyn Expand> {
+        Some(self)
+    }
+
+    fn modify(&self) -> Option<&dyn Modify> {
         Some(self)
     }
 }

@@ -142,6 +142,10 @@ impl Connector for Pool {
         state.map(drop).ok_or_else(|| no_volume(id))
     }
 
+    fn record_mark(&self, id: &VolumeId) -> Result<Option<u64>> {
+        self.mark_of(id)
+    }
+
     fn max_volumes(&self) -> Option<u64> {
         self.config.max_volumes_per_node
     }

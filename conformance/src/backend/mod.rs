@@ -8,6 +8,7 @@ pub mod attaching;
 pub mod copies;
 pub mod fencing;
 pub mod guards;
+pub mod modify;
 pub mod racing;
 pub mod sizes;
 pub mod volumes;
@@ -58,6 +59,8 @@ macro_rules! backend_suite {
                     stale_contexts, directories_are_shared, read_only;
                 fencing: fence_then_grant, fence_is_idempotent, fenced_nodes_are_refused, powered_off, orphans;
                 guards: wrong_guards;
+                modify: named_keys_change, attached_volumes_change, creation, what_a_kind_cannot_have,
+                    two_controllers_modify, marks;
                 racing: two_controllers_create, two_nodes_attach, create_and_delete;
             }
         }

@@ -30,9 +30,14 @@ async fn derived_from_backends_and_profile() {
         "LIST_VOLUMES_PUBLISHED_NODES",
         "GET_VOLUME",
         "SINGLE_NODE_MULTI_WRITER",
+        "MODIFY_VOLUME",
     ];
     assert_eq!(all, expected);
-    assert_eq!(names(&subject_for(Profile::Nomad).service).await, all);
+    assert_eq!(
+        names(&subject_for(Profile::Nomad).service).await,
+        expected[..12],
+        "it speaks CSI 1.12 and never modifies"
+    );
     assert_eq!(names(&subject_for(Profile::Swarm).service).await, expected[..2]);
 
     let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
@@ -50,7 +55,6 @@ async fn not_served() {
     let service = subject().service;
     let unimplemented = |code: Code| assert_eq!(code, Code::Unimplemented);
     unimplemented(service.get_snapshot(Request::new(Default::default())).await.unwrap_err().code());
-    unimplemented(service.controller_modify_volume(Request::new(Default::default())).await.unwrap_err().code());
     unimplemented(service.controller_list_volume_health(Request::new(Default::default())).await.unwrap_err().code());
     unimplemented(service.controller_get_volume_health(Request::new(Default::default())).await.unwrap_err().code());
 

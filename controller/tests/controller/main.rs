@@ -5,6 +5,7 @@ mod cancel;
 mod capabilities;
 mod create;
 mod lists;
+mod modify;
 mod publish;
 mod shelf;
 mod snapshots;

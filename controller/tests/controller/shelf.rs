@@ -10,7 +10,7 @@ pub(crate) const CAPACITY: u64 = 1 << 40;
 
 pub(crate) struct Shelf {
     name: BackendName,
-    /// Snapshots, clones, grants and growth.
+    /// Snapshots, clones, grants, growth and changes in use.
     able: bool,
     state: Mutex<State>,
     /// While closed, `ensure_volume` waits before it acts.
@@ -118,7 +118,7 @@ impl Backend for Shelf {
             thick: false,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
-            mutable: Default::default(),
+            mutable: spec.mutable.apply_to(Default::default()),
             accessible_topology: self.topology()?,
             epoch: Epoch(0),
             attachment: None,
@@ -181,6 +181,10 @@ impl Backend for Shelf {
 
     fn expand(&self) -> Option<&dyn Expand> {
         self.able.then_some(self as &dyn Expand)
+    }
+
+    fn modify(&self) -> Option<&dyn Modify> {
+        self.able.then_some(self as &dyn Modify)
     }
 }
 
@@ -276,5 +280,17 @@ impl Expand for Shelf {
         let volume = state.volumes.get_mut(id).ok_or_else(|| Error::not_found("no such volume"))?;
         volume.size_bytes = size.choose(volume.size_bytes, volume.size_bytes, MIB)?;
         Ok((volume.size_bytes, true))
+    }
+}
+
+impl Modify for Shelf {
+    fn modify(&self, guard: &VolumeGuard, id: &VolumeId, change: &MutableChange) -> Result<()> {
+        guard.check(id.as_str())?;
+        let mut state = self.state();
+        let volume = state.volumes.get_mut(id).ok_or_else(|| Error::not_found("no such volume"))?;
+        let mutable = change.apply_to(volume.mutable);
+        mutable.check_kind(volume.kind)?;
+        volume.mutable = mutable;
+        Ok(())
     }
 }
