@@ -125,7 +125,7 @@ fn a_record_of_format_1_is_read_and_changed() {
     });
     assert_eq!(bench.pool.find_volume(&bench.victim.id).unwrap().as_ref(), Some(&bench.victim));
     let change = MutableChange::parse([("readAheadKiB", "256")]).unwrap();
-    bench.pool.modify(&lock(&bench.victim.id), &bench.victim.id, &change).unwrap();
+    Modify::modify(&bench.pool, &lock(&bench.victim.id), &bench.victim.id, &change).unwrap();
     let found = bench.pool.find_volume(&bench.victim.id).unwrap().unwrap();
     assert_eq!(found.mutable.read_ahead_kib, Some(256));
 }

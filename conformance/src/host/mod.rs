@@ -9,6 +9,7 @@ pub mod freezing;
 pub mod loops;
 pub mod mounts;
 pub mod paths;
+pub mod tuning;
 
 use host::{Host, LoopDevice, LoopRequest, MountEntry, MountRequest};
 use std::any::Any;
@@ -76,6 +77,7 @@ macro_rules! host_suite {
                     identities;
                 freezing: work_runs_frozen, failing_work, panicking_work, nothing_mounted, frozen_twice, left_frozen;
                 fencing: mounted, raw_block, twice, frozen_by_others, gone, another_image, shut_down, no_shutdown_of_others;
+                tuning: read_ahead, read_ahead_in_use, read_ahead_of_another;
             }
         }
     };

@@ -259,6 +259,7 @@ impl FakeHost {
         kernel.open.clear();
         kernel.frozen.clear();
         kernel.shut_down.clear();
+        kernel.tuning.forget();
         let disks: Vec<_> = std::mem::take(&mut kernel.loops).into_values().map(|attached| attached.disk).collect();
         kernel.forget_unused_disks(&disks);
         drop(kernel);

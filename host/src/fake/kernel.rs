@@ -3,6 +3,7 @@
 use super::block::{Content, Disk, Loop};
 use super::faults::{Faults, Stop};
 use super::tree::{DiskId, Kind, Node, Tree};
+use super::tuning::Tuning;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use volume::{DeviceNumber, Error, ErrorKind, FsType, Result};
@@ -32,6 +33,7 @@ pub(super) struct Kernel {
     pub(super) shut_down: BTreeSet<DeviceNumber>,
     /// CAP_SYS_RESOURCE.
     pub(super) may_grow_mounted_ext4: bool,
+    pub(super) tuning: Tuning,
     pub(super) faults: Faults,
 }
 
@@ -88,6 +90,7 @@ impl Kernel {
             frozen: BTreeSet::new(),
             shut_down: BTreeSet::new(),
             may_grow_mounted_ext4: true,
+            tuning: Tuning::default(),
             faults: Faults::default(),
         };
         kernel.mount_first();

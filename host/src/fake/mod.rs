@@ -14,18 +14,19 @@ mod mirror;
 mod mount;
 mod path;
 mod tree;
+mod tuning;
 
 pub use control::OpenFile;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
-    PathState, Probe,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, Owner, PathState, Probe,
 };
 use faults::Stop;
 use kernel::Kernel;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use volume::{DeviceNumber, Error, ErrorKind, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, Error, ErrorKind, FsType, ImageIdentity, IoLimits, Result};
 
 /// A machine in memory. Nodes of one machine share it, as namespaces share a kernel.
 pub struct FakeHost {
@@ -198,6 +199,22 @@ impl Host for FakeHost {
 
     fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()> {
         self.verb(|kernel| kernel.shutdown_filesystem(mounted_at))
+    }
+
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        self.verb(|kernel| Ok(kernel.read_ahead_kib(device, number)?))
+    }
+
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        self.verb(|kernel| kernel.set_read_ahead(device, number, kib))
+    }
+
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        self.verb(|kernel| Ok(kernel.io_cgroups(names)?))
+    }
+
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        self.verb(|kernel| kernel.set_io_limits(device, limits, cgroup))
     }
 
     fn boot_id(&self) -> Result<String> {

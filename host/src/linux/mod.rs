@@ -1,6 +1,9 @@
 //! The host as Linux is: each verb is a few system calls, verified on descriptors.
 
 mod btrfs;
+mod cgroup;
+#[cfg(test)]
+mod cgroup_tests;
 #[cfg(test)]
 mod exhausted_tests;
 mod fence;
@@ -18,16 +21,17 @@ pub(crate) mod options;
 mod os;
 mod paths;
 mod preflight;
+mod read_ahead;
 mod shutdown;
 
 pub use options::check_mount_flags;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
-    PathState, Probe, filesystem,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, Owner, PathState, Probe, filesystem,
 };
 use std::path::{Path, PathBuf};
-use volume::{DeviceNumber, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, FsType, ImageIdentity, IoLimits, Result};
 
 /// The machine this process runs on. Stateless: everything is asked of the kernel each time.
 #[derive(Clone)]
@@ -144,6 +148,22 @@ impl Host for LinuxHost {
 
     fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()> {
         shutdown::shut_down(&self.effects, mounted_at)
+    }
+
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        read_ahead::get(device, number)
+    }
+
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        read_ahead::set(&self.effects, device, number, kib)
+    }
+
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        cgroup::find(&cgroup::hierarchies(&mountinfo::own()?), names)
+    }
+
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        cgroup::set(&self.effects, cgroup, device, limits)
     }
 
     fn boot_id(&self) -> Result<String> {
