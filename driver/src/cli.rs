@@ -128,6 +128,14 @@ pub enum VolumeCommand {
         #[arg(value_name = "SIZE", value_parser = parse_size)]
         size_bytes: u64,
     },
+    /// Change what can change of a volume while it is used; its node applies it within seconds
+    Modify {
+        #[arg(value_name = "VOLUME")]
+        volume: String,
+        /// Mutable parameter, such as readAheadKiB=1024 or writeBytesPerSecond=default
+        #[arg(value_name = "KEY=VALUE", value_parser = parse_pair, required = true)]
+        parameters: Vec<(String, String)>,
+    },
     /// Take a snapshot of a volume
     Snapshot {
         #[arg(value_name = "VOLUME")]
@@ -328,6 +336,8 @@ mod tests {
             &["hawser", "volume", "create", "x", "--size", "ten"],
             &["hawser", "volume", "create", "x", "--size", "1G", "--block", "--directory"],
             &["hawser", "fence"],
+            &["hawser", "volume", "modify", "x"],
+            &["hawser", "volume", "modify", "x", "readAheadKiB"],
             &["hawser", "demo", "--fault", "none"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();
