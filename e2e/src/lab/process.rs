@@ -214,6 +214,12 @@ impl Hawser {
         self.signal("CONT")
     }
 
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     fn signal(&self, name: &str) -> Result<()> {
         super::kernel::program("kill", &["-s", name, &self.child.id().to_string()]).map(drop)
     }
