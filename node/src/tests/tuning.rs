@@ -245,8 +245,18 @@ fn a_device_that_hangs_holds_up_no_other() {
     modify(&lab, &stuck.id, &[("readAheadKiB", "256")]);
     lab.host.hang_after(0);
     impatient.tune();
-    lab.host.release();
+    // The machine goes on, and the thread that hung is still at it: it has the first volume's lock.
+    lab.host.hang_after(u64::MAX);
     modify(&lab, &other.id, &[("readAheadKiB", "512")]);
-    impatient.tune();
-    assert_eq!(read_ahead(&lab, &other.id), 512);
+    let started = std::time::Instant::now();
+    while read_ahead(&lab, &other.id) != 512 {
+        assert!(started.elapsed() < Duration::from_secs(10), "it waits for the other");
+        impatient.tune();
+    }
+    assert_eq!(read_ahead(&lab, &stuck.id), 128);
+    lab.host.release();
+    while read_ahead(&lab, &stuck.id) != 256 {
+        assert!(started.elapsed() < Duration::from_secs(20), "it never went on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
