@@ -24,6 +24,7 @@ pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
         (Capability::ListVolumesPublishedNodes, grants),
         (Capability::GetVolume, true),
         (Capability::SingleNodeMultiWriter, true),
+        (Capability::ModifyVolume, any(|b| b.modify().is_some())),
         (Capability::GetSnapshot, snapshots),
         (Capability::GetVolumeHealth, health),
         (Capability::ListVolumeHealth, health),

@@ -24,14 +24,16 @@ pub(crate) fn prepare(core: &Core, request: CreateVolumeRequest) -> Result<Creat
     let capabilities = parse::capabilities(&request.volume_capabilities)?;
     let size = parse::size(request.capacity_range.as_ref())?;
     let parameters = parse::parameters(&request.parameters)?;
-    if let Some(key) = request.mutable_parameters.keys().next() {
-        return Err(Error::invalid(format!(
-            "mutable parameter {key:?} is given; volumes of this driver have none that can change"
-        )));
-    }
+    let mutable = parse::mutable_parameters(&request.mutable_parameters)?;
     let kind = VolumeKind::for_capabilities(&capabilities, parameters.fs_type)?;
     let source = request.volume_content_source.as_ref().map(source).transpose()?;
     let backend = choose_backend(core, &parameters, source.as_ref())?.clone();
+    if let (Some(key), None) = (request.mutable_parameters.keys().next(), backend.modify()) {
+        return Err(Error::invalid(format!(
+            "mutable parameter {key:?} is given; nothing of volumes of backend {} can change",
+            backend.name()
+        )));
+    }
     // Without topology in the answers, requirements are none that this driver was asked to meet.
     let topology = if core.profile.has_topology() {
         parse::topology_requirement(request.accessibility_requirements.as_ref())
@@ -47,7 +49,7 @@ pub(crate) fn prepare(core: &Core, request: CreateVolumeRequest) -> Result<Creat
     Ok(Create {
         guard,
         backend,
-        spec: VolumeSpec { id, name, size, kind, source, parameters, mutable: Default::default(), topology },
+        spec: VolumeSpec { id, name, size, kind, source, parameters, mutable, topology },
         any_fs,
     })
 }

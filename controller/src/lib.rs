@@ -16,6 +16,7 @@ mod group_snapshot;
 mod health;
 mod list;
 mod metadata;
+mod modify;
 mod paging;
 mod publish;
 mod reply;

@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::{GroupControllerService, SnapshotMetadataService};
-use crate::{capabilities, capacity, create, delete, expand, health, list, publish, snapshot, validate};
+use crate::{capabilities, capacity, create, delete, expand, health, list, modify, publish, snapshot, validate};
 use csi_proto::csi::controller_server::Controller;
 use csi_proto::csi::*;
 use rpc::{Call, Profile, Rpc, Runtime, Trace};
@@ -141,9 +141,10 @@ impl Controller for ControllerService {
 
     async fn controller_modify_volume(
         &self,
-        _: Request<ControllerModifyVolumeRequest>,
+        request: Request<ControllerModifyVolumeRequest>,
     ) -> Answer<ControllerModifyVolumeResponse> {
-        Err(self.runtime.unimplemented(Rpc::ControllerModifyVolume))
+        let call = Call::new(Rpc::ControllerModifyVolume).volume(&request.get_ref().volume_id);
+        self.call(call, request, modify::prepare, modify::run).await
     }
 
     async fn controller_list_volume_health(

@@ -130,6 +130,14 @@ pub enum VolumeCommand {
         #[arg(value_name = "SIZE", value_parser = parse_size)]
         size_bytes: u64,
     },
+    /// Change what can change of a volume while it is used; its node applies it within seconds
+    Modify {
+        #[arg(value_name = "VOLUME")]
+        volume: String,
+        /// Mutable parameter, such as readAheadKiB=1024 or writeBytesPerSecond=default
+        #[arg(value_name = "KEY=VALUE", value_parser = parse_pair, required = true)]
+        parameters: Vec<(String, String)>,
+    },
     /// Take a snapshot of a volume
     Snapshot {
         #[arg(value_name = "VOLUME")]
@@ -430,6 +438,8 @@ mod tests {
             &["hawser", "snapshot", "group", "create", "x"],
             &["hawser", "volume", "trim"],
             &["hawser", "volume", "trim", "x", "--all"],
+            &["hawser", "volume", "modify", "x"],
+            &["hawser", "volume", "modify", "x", "readAheadKiB"],
             &["hawser", "demo", "--fault", "none"],
             &["hawser", "bench"],
             &["hawser", "bench", "--endpoint", "/x", "--block", "--fs", "xfs"],

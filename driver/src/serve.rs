@@ -28,6 +28,8 @@ use volume::{Backend, Error, LockTable, Result};
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How soon a node that was fenced while it was frozen or cut off notices.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon a change of a volume's mutable parameters reaches its device.
+const TUNE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CALLS: usize = 8192;
 
 /// Blocks until SIGTERM or SIGINT.
@@ -110,6 +112,7 @@ fn node_service(config: &Config, storage: &Storage, effects: Effects, runtime: &
         profile: config.profile,
         state_dir: config.state_dir.clone(),
         effects,
+        io_limit_cgroups: config.io_limit_cgroups.clone(),
         runtime: runtime.clone(),
         step_deadline: config.rpc_deadline,
     })
@@ -160,8 +163,26 @@ async fn make_known(node: &NodeService, mut stopping: watch::Receiver<bool>) -> 
     for leftover in &reconciled.leftovers {
         tracing::warn!(leftover, "left as it is");
     }
+    tokio::spawn(tune_again(node.clone(), stopping.clone()));
     tokio::spawn(register_again(node.clone(), stopping));
     Ok(true)
+}
+
+async fn tune_again(node: NodeService, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TUNE_INTERVAL) => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+        let one = node.clone();
+        let tuned = blocking(move || {
+            one.tune();
+            Ok(())
+        });
+        if let Err(error) = tuned.await {
+            tracing::error!(error = error.chain(), "mutable parameters could not be looked at");
+        }
+    }
 }
 
 async fn register_again(node: NodeService, mut stopping: watch::Receiver<bool>) {

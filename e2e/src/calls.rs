@@ -112,6 +112,14 @@ impl Subject {
         })
     }
 
+    pub(crate) fn modify(&self, pairs: &[(&str, &str)]) -> Call {
+        Call::ControllerModify(csi::ControllerModifyVolumeRequest {
+            volume_id: self.id(),
+            mutable_parameters: pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            secrets: BTreeMap::new(),
+        })
+    }
+
     pub(crate) fn snapshot(&self, name: &str) -> Call {
         Call::CreateSnapshot(csi::CreateSnapshotRequest {
             source_volume_id: self.id(),

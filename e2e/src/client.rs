@@ -47,6 +47,7 @@ pub(crate) enum Call {
     ControllerPublish(csi::ControllerPublishVolumeRequest),
     ControllerUnpublish(csi::ControllerUnpublishVolumeRequest),
     ControllerExpand(csi::ControllerExpandVolumeRequest),
+    ControllerModify(csi::ControllerModifyVolumeRequest),
     CreateSnapshot(csi::CreateSnapshotRequest),
     DeleteSnapshot(csi::DeleteSnapshotRequest),
     CreateGroup(csi::CreateVolumeGroupSnapshotRequest),
@@ -297,6 +298,7 @@ impl Client {
             Call::ControllerExpand(request) => {
                 answer.capacity_bytes = controller.controller_expand_volume(request).await?.into_inner().capacity_bytes;
             }
+            Call::ControllerModify(request) => drop(controller.controller_modify_volume(request).await?),
             Call::CreateSnapshot(request) => {
                 let snapshot = controller.create_snapshot(request).await?.into_inner().snapshot.unwrap_or_default();
                 answer.capacity_bytes = snapshot.size_bytes;

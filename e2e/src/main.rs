@@ -21,6 +21,7 @@ mod input;
 mod junit;
 mod lab;
 mod metadata;
+mod modify;
 mod report;
 mod restart;
 mod sanity;
@@ -73,6 +74,8 @@ enum Suite {
     Stale,
     /// Published volumes while the process is killed, started and stopped.
     Restart,
+    /// Mutable parameters of published volumes.
+    Modify,
     /// Fences that are interrupted or overtaken.
     Fencing,
     /// Nothing acknowledged is lost, nothing is acknowledged after the fence.
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
         Suite::Crash => crash::suite(&report, hawser),
         Suite::Stale => stale::suite(&report, hawser),
         Suite::Restart => restart::suite(&report, hawser),
+        Suite::Modify => modify::suite(&report, hawser),
         Suite::Fencing => fencing::suite(&report, hawser),
         Suite::Failover => failover::suite(&report, hawser),
         Suite::Input => input::suite(&report, hawser),

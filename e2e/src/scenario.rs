@@ -9,6 +9,9 @@ use std::path::Path;
 /// The node of all single-node scenarios.
 pub(crate) const NODE: &str = "n1";
 
+/// No kernel's default.
+const MODIFIED_KIB: u32 = 64;
+
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) before: Vec<Call>,
@@ -20,6 +23,8 @@ pub(crate) struct Scenario {
     /// Whether the pool's templates are removed first, so that making one is part of the call.
     pub(crate) without_templates: bool,
     pub(crate) profile: &'static str,
+    /// What the volume's device has in the end, KiB: the node applies it after the call was answered.
+    pub(crate) read_ahead_kib: Option<u32>,
 }
 
 /// All scenarios; `tag` makes their volumes' names unlike those of other runs.
@@ -49,6 +54,7 @@ pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
         groups: Vec::new(),
         without_templates: false,
         profile: "kubernetes",
+        read_ahead_kib: None,
     };
     let grown = xfs.size_bytes + 32 * MIB;
     vec![
@@ -109,6 +115,10 @@ pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
             )
         },
         one("controller-expand", &ext4, up_to(&ext4, 1), ext4.expand(ext4.size_bytes + 32 * MIB)),
+        Scenario {
+            read_ahead_kib: Some(MODIFIED_KIB),
+            ..one("controller-modify", &ext4, up_to(&ext4, 4), ext4.modify(&[("readAheadKiB", "64")]))
+        },
         // Where staging is not offered, publishing does everything.
         Scenario {
             profile: "swarm",
@@ -147,6 +157,12 @@ impl Scenario {
             }
         }
         Ok(())
+    }
+
+    /// Waits for what happens after the answer.
+    pub(crate) fn settle(&self, lab: &Lab) -> Result<()> {
+        let Some(kib) = self.read_ahead_kib else { return Ok(()) };
+        crate::modify::wait_for_read_ahead(lab, kib).map(drop)
     }
 
     /// Gives everything back, from whatever state: each of these calls is fine when there is nothing to do.

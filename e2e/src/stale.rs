@@ -62,6 +62,7 @@ fn is_of_controller(call: &Call) -> bool {
         | Call::ControllerPublish(_)
         | Call::ControllerUnpublish(_)
         | Call::ControllerExpand(_)
+        | Call::ControllerModify(_)
         | Call::CreateSnapshot(_)
         | Call::DeleteSnapshot(_)
         | Call::CreateGroup(_)

@@ -23,6 +23,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use volume::{Error, ErrorKind, Result};
 
 /// What one getdents64 call can take: more than a thousand names of this driver's lengths.
@@ -138,6 +139,19 @@ impl Dir {
                     names.len()
                 ),
             )),
+        }
+    }
+
+    /// When a name last came or went in the directory `name`; `None` when there is none. One stat(2).
+    pub fn changed_at(&self, name: &str) -> Result<Option<SystemTime>> {
+        match nix::sys::stat::fstatat(self, component(name)?.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+                let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+                Ok(Some(SystemTime::UNIX_EPOCH + seconds + nanos))
+            }
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(self.failed("looking at", name, errno)),
         }
     }
 

@@ -19,12 +19,12 @@ pub use effects::Effects;
 pub use fake::{FakeHost, OpenFile};
 pub use linux::{LinuxHost, check_mount_flags};
 pub use types::{
-    Fenced, FileSystemCheck, FileSystemStats, LoopDevice, LoopRequest, MountEntry, MountRequest, MountState, Owner,
-    PathState, Probe,
+    CgroupVersion, Fenced, FileSystemCheck, FileSystemStats, IoCgroup, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, MountState, Owner, PathState, Probe,
 };
 
 use std::path::{Path, PathBuf};
-use volume::{DeviceNumber, FsType, HealthProblem, ImageIdentity, Result};
+use volume::{DeviceNumber, FsType, HealthProblem, ImageIdentity, IoLimits, Result};
 
 /// What the node service, the pool and the demo ask of the machine.
 pub trait Host: Send + Sync {
@@ -112,6 +112,21 @@ pub trait Host: Send + Sync {
 
     /// What this process may not do that the driver needs, and what follows from it.
     fn missing_privileges(&self) -> Vec<HealthProblem>;
+
+    // How a device behaves.
+
+    /// How far the kernel reads ahead, in KiB. `FailedPrecondition` unless `device` has that number.
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32>;
+    /// In KiB, rounded down to pages; files that are open already keep what they have. It stays with the device's number
+    /// when its image is detached, until it is set again. `FailedPrecondition` unless `device` has that number.
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()>;
+    /// The cgroups in which limits have to be set to hold for all in the cgroups of these names (relative to the root of
+    /// the hierarchy that has the I/O controller), sorted. `Unsupported`, with the reason, when there is none.
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>>;
+    /// Limits what processes of the cgroup do to the device. It stays with the device's number, whatever is attached there
+    /// later, until it is lifted (all limits `None`). Fine when the cgroup is gone.
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()>;
+
     /// `/proc/sys/kernel/random/boot_id`.
     fn boot_id(&self) -> Result<String>;
     /// Inode and generation of a file, for [`LoopRequest::image`].

@@ -147,3 +147,20 @@ pub struct Fenced {
     /// Whether a file system was frozen around it; else the raw procedure ran.
     pub froze: bool,
 }
+
+/// A cgroup in which I/O can be limited.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IoCgroup {
+    pub path: PathBuf,
+    /// Its inode: another one of the same name has none of its limits.
+    pub id: u64,
+    pub version: CgroupVersion,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CgroupVersion {
+    /// A limit is of one cgroup alone, and of direct I/O and reads alone.
+    V1,
+    /// A limit is of all below it together.
+    V2,
+}

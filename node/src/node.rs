@@ -3,6 +3,7 @@
 use crate::looks::Looks;
 use crate::observe::View;
 use crate::target::NodePath;
+use crate::tuner::Tuner;
 use host::Host;
 use host::file::Dir;
 use journal::{Intent, Journal, Operation};
@@ -23,6 +24,7 @@ pub(crate) struct Node {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) locks: LockTable,
     pub(crate) journal: Journal,
+    pub(crate) tuner: Tuner,
     /// Where `node.json` is.
     pub(crate) state: Dir,
     /// Whether the orchestrator stages; else publish does it, below `staging_dir`.
@@ -120,10 +122,6 @@ impl Node {
             self.host.unmount(path)?;
         }
         Err(Error::internal(format!("{id} is still mounted at {} after {MAX_STACKED} unmounts", path.display())))
-    }
-
-    pub(crate) fn disconnect(&self, guard: &VolumeGuard, connector: &dyn Connector, id: &VolumeId) -> Result<()> {
-        connector.disconnect(guard, id, &self.identity_for_cleaning()?)
     }
 
     /// Runs `work` between a note of `intent` and its removal. When it fails, what it did is undone in reverse; a note

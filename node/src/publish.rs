@@ -59,6 +59,9 @@ impl Node {
         if staged.is_some() || !view.places().is_empty() {
             check_granted(&volume, &identity, view.connected.as_ref(), request.context.as_ref())?;
         }
+        if staged.is_some() && volume.kind.is_single_node() {
+            self.tuner.notice(id);
+        }
         if publisher.is_published(&view)? {
             self.forget(guard, id);
             return Ok(());

@@ -107,7 +107,8 @@ impl Node {
             intent: self.journal.find(id)?,
             kind: volume.as_ref().map(|volume| volume.kind),
             is_granted: volume
-                .is_some_and(|volume| check_granted(&volume, identity, view.connected.as_ref(), None).is_ok()),
+                .as_ref()
+                .is_some_and(|volume| check_granted(volume, identity, view.connected.as_ref(), None).is_ok()),
             is_connected: view.connected.is_some(),
             places: view.places().into_iter().map(Into::into).collect(),
             own_staging: (!self.is_staged_by_caller).then(|| self.own_staging_path(id)),
@@ -118,11 +119,17 @@ impl Node {
         {
             report.done.push(format!("volume {id}: thawed, a snapshot that was cut short had left it frozen"));
         }
-        for step in plan_reconcile(&found) {
+        let steps = plan_reconcile(&found);
+        if let (Some(volume), Some(Connected::Device { path, number, .. }), true) =
+            (&volume, &view.connected, found.is_granted && !steps.contains(&Step::Disconnect))
+        {
+            self.tune_connected(&guard, volume, path, *number);
+        }
+        for step in steps {
             let done = match &step {
                 Step::Unmount(path) => self.unmount_ours(connector, id, path),
                 Step::Remove(path) => self.remove_unmounted(path),
-                Step::Disconnect => connector.disconnect(&guard, id, identity),
+                Step::Disconnect => self.disconnect(&guard, connector, id),
                 Step::Forget => {
                     self.forget(&guard, id);
                     continue;

@@ -130,9 +130,9 @@ impl Node {
         let volumes = self.everything_of(identity)?;
         for work in [Self::shut_down, Self::take_away] {
             for id in &volumes {
-                let (node, own_id, own_identity) = (self.clone(), id.clone(), identity.clone());
+                let (node, own_id) = (self.clone(), id.clone());
                 let what = format!("taking volume {id} away");
-                let step = move || work(&node, &own_id, &own_identity);
+                let step = move || work(&node, &own_id);
                 if let Err(error) = deadline::run(self.step_deadline_ms, &what, step) {
                     failures.push(format!("{id}: {}", error.chain()));
                 }
@@ -141,7 +141,7 @@ impl Node {
         if failures.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::FailedPrecondition, failures.join("; "))) }
     }
 
-    fn shut_down(&self, id: &VolumeId, _identity: &NodeIdentity) -> Result<()> {
+    fn shut_down(&self, id: &VolumeId) -> Result<()> {
         let view = View::read(self, self.connector(id)?, id)?;
         match view.writable_place() {
             // Best effort, and not the proof: btrfs has no such call.
@@ -153,15 +153,16 @@ impl Node {
         }
     }
 
-    fn take_away(&self, id: &VolumeId, identity: &NodeIdentity) -> Result<()> {
+    fn take_away(&self, id: &VolumeId) -> Result<()> {
         let guard = self.locks.try_lock([id.as_str()])?;
         let connector = self.connector(id)?;
+        self.untune(id);
         let view = View::read(self, connector, id)?;
         let places: Vec<PathBuf> = view.places().into_iter().rev().map(Into::into).collect();
         for place in &places {
             self.unmount_ours(connector, id, place)?;
         }
-        connector.disconnect(&guard, id, identity)?;
+        self.disconnect(&guard, connector, id)?;
         self.forget(&guard, id);
         Ok(())
     }

@@ -62,6 +62,7 @@ impl Node {
         };
         stager.check_flags()?;
         if stager.find()?.is_some() {
+            self.tuner.notice(&volume.id);
             self.forget(guard, &volume.id);
             return Ok(());
         }
@@ -137,9 +138,13 @@ impl<'a> Stager<'a> {
         };
         match (connector.connect(guard, &request)?, volume.kind) {
             (Connected::Device { path, number, .. }, VolumeKind::FileSystem(fs)) => {
+                trace.step("tune");
+                node.tune_connected(guard, volume, &path, number);
                 self.mount(&path, number, fs, undo, trace)
             }
             (Connected::Device { path, number, read_only, .. }, VolumeKind::Block) => {
+                trace.step("tune");
+                node.tune_connected(guard, volume, &path, number);
                 Ok(Staged::Block { device: path, number, read_only })
             }
             (Connected::Directory { path }, VolumeKind::Directory) => {

@@ -74,6 +74,12 @@ pub trait Connector: Send + Sync {
         self.volume(id).map(|volume| VolumeHealth { volume: volume.id, problems: Vec::new() })
     }
 
+    /// A mark that is another one after the volume's record has changed; cheaper than reading the record. `None` when
+    /// that cannot be told just now: then the record has to be read. `NotFound` when there is no such volume.
+    fn record_mark(&self, id: &VolumeId) -> Result<Option<u64>> {
+        self.volume(id).map(|_| None)
+    }
+
     /// How many volumes this node can have; `None` when there is no limit.
     fn max_volumes(&self) -> Option<u64>;
 

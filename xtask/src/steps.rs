@@ -75,6 +75,12 @@ const STEPS: &[Step] = &[
         run: |session, log| e2e(session, log, &["restart"]),
     },
     Step {
+        name: "modify",
+        about: "mutable parameters reach the device of a published volume that is written to, and go with it",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["modify"]),
+    },
+    Step {
         name: "storms",
         about: "many calls at once, on one volume and on many",
         needs: &["build"],

@@ -161,6 +161,13 @@ impl Connector for MemoryConnector {
         self.storage.health_of(id)
     }
 
+    /// Of the mutable parameters and the grant, which is all that the node looks at again.
+    fn record_mark(&self, id: &VolumeId) -> Result<Option<u64>> {
+        let state = self.storage.state();
+        let record = state.volume(id)?;
+        Ok(Some(record.modified << 32 | record.volume.epoch.0 & u64::from(u32::MAX)))
+    }
+
     fn max_volumes(&self) -> Option<u64> {
         self.storage.max_volumes
     }
@@ -174,7 +181,7 @@ impl Connector for MemoryConnector {
 fn granted(state: &State, request: &ConnectRequest<'_>) -> Result<Option<(Epoch, Image)>> {
     let id = request.volume;
     let refused = |why: String| Err(Error::new(ErrorKind::Held, format!("volume {id} is not connected: {why}")));
-    let VolumeRecord { volume, image } = state.volume(id)?;
+    let VolumeRecord { volume, image, .. } = state.volume(id)?;
     let node = state.node(&request.node.id)?;
     if node.identity.incarnation != request.node.incarnation || node.is_fenced() {
         return refused(format!("node {} is fenced, or has started a new life", request.node.id));

@@ -21,6 +21,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) volume: Volume,
     /// `None` for a directory volume.
     pub(crate) image: Option<Image>,
+    /// How often its mutable parameters were changed.
+    pub(crate) modified: u64,
 }
 
 #[derive(Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::Pool;
 use host::file::{FileSystemKind, space};
 use volume::{
-    Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Expand, GroupSnapshots, Page, PageRequest,
+    Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Expand, GroupSnapshots, Modify, Page, PageRequest,
     Restrictions, Result, Segments, Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
 };
 
@@ -102,6 +102,10 @@ impl Backend for Pool {
     }
 
     fn trim(&self) -> Option<&dyn volume::Trim> {
+        Some(self)
+    }
+
+    fn modify(&self) -> Option<&dyn Modify> {
         Some(self)
     }
 }

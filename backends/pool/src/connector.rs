@@ -150,6 +150,10 @@ impl Connector for Pool {
         volume::Health::volume_health(self, id)
     }
 
+    fn record_mark(&self, id: &VolumeId) -> Result<Option<u64>> {
+        self.mark_of(id)
+    }
+
     fn max_volumes(&self) -> Option<u64> {
         self.config.max_volumes_per_node
     }

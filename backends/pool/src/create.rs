@@ -11,8 +11,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use uuid::Uuid;
 use volume::{
-    Epoch, Error, ErrorKind, FsType, ImageIdentity, Result, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSource,
-    VolumeSpec,
+    Epoch, Error, ErrorKind, FsType, ImageIdentity, MutableParameters, Result, Volume, VolumeGuard, VolumeId,
+    VolumeKind, VolumeSource, VolumeSpec,
 };
 
 /// The directory of a directory volume.
@@ -73,6 +73,7 @@ impl Pool {
         if let Some(reason) = self.why_not(spec.kind) {
             return Err(Error::invalid(format!("no {} volume can be made here: {reason}", spec.kind)));
         }
+        spec.mutable.apply_to(MutableParameters::default()).check_kind(spec.kind)?;
         if spec.kind == VolumeKind::Directory && spec.parameters.thick {
             return Err(Error::invalid(
                 "thick is given for a directory volume, which takes space as files are written",
@@ -163,6 +164,7 @@ impl Pool {
             thick: spec.parameters.thick,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
+            mutable: spec.mutable.apply_to(MutableParameters::default()),
             created_at_ms: now_ms(),
             epoch: self.first_epoch(&spec.id)?,
             image: None,

@@ -23,6 +23,7 @@ mod leftovers;
 mod list;
 mod loops;
 mod model;
+mod modify;
 mod nodes;
 mod open;
 mod orphan;

@@ -48,7 +48,7 @@ impl Pool {
             thick: record.thick,
             source: record.source.clone(),
             parameters: record.parameters.clone(),
-            mutable: Default::default(),
+            mutable: record.mutable,
             accessible_topology: self.own_topology(),
             epoch: record.epoch,
             attachment: record.attachment.clone(),

@@ -2,10 +2,11 @@
 
 use crate::record::Record;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 use volume::{
-    Attachment, Epoch, GroupSnapshotId, Holder, ImageIdentity, NodeId, NodeRecord, Parameters, SnapshotId, VolumeId,
-    VolumeKind, VolumeName, VolumeSource,
+    Attachment, Epoch, GroupSnapshotId, Holder, ImageIdentity, MutableParameters, NodeId, NodeRecord, Parameters,
+    SnapshotId, VolumeId, VolumeKind, VolumeName, VolumeSource,
 };
 
 /// `volumes/<id>/record.*`.
@@ -18,6 +19,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) thick: bool,
     pub(crate) source: Option<VolumeSource>,
     pub(crate) parameters: Parameters,
+    #[serde(default)]
+    pub(crate) mutable: MutableParameters,
     pub(crate) created_at_ms: u64,
     /// Of the latest grant; 0 before the first.
     pub(crate) epoch: Epoch,
@@ -77,8 +80,13 @@ pub(crate) struct NodeRecordFile(pub(crate) NodeRecord);
 
 impl Record for VolumeRecord {
     const WHAT: &'static str = "volume";
-    const FORMAT: u32 = 1;
+    const FORMAT: u32 = 2;
     const REMEDY: &'static str = "Make sure that no node uses this volume, then: hawser volume rebuild VOLUME";
+
+    /// Format 1 had no `mutable`, which is then the default. So have descriptions on images that were made with it.
+    fn upgrade(from: u32, record: Value) -> Option<Value> {
+        (from == 1).then_some(record)
+    }
 }
 
 impl Record for SnapshotRecord {
@@ -166,6 +174,18 @@ fn short(id: &VolumeId) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    /// As format 1 wrote it.
+    #[test]
+    fn a_record_of_format_1_is_read() {
+        let record = crate::testing::record("v");
+        let mut old = serde_json::to_value(&record).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("mutable").is_some());
+        let upgraded = VolumeRecord::upgrade(1, old).unwrap();
+        assert_eq!(serde_json::from_value::<VolumeRecord>(upgraded).unwrap(), record);
+        assert!(VolumeRecord::upgrade(0, json!({})).is_none());
+    }
 
     #[test]
     fn names_and_labels_round_trip() {

@@ -42,6 +42,7 @@ pub(crate) fn record(name: &str) -> VolumeRecord {
         thick: false,
         source: None,
         parameters: Parameters::default(),
+        mutable: Default::default(),
         created_at_ms: 0,
         epoch: Epoch(0),
         image: None,

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use volume::{
-    Backend, BackendName, Expand, FsType, GroupSnapshotId, GroupSnapshots, LockTable, PageRequest, Parameters, Result,
-    SizeRange, SnapshotFilter, SnapshotId, Snapshots, TopologyRequirement, VolumeGuard, VolumeId, VolumeKind,
-    VolumeName, VolumeSource, VolumeSpec,
+    Backend, BackendName, Expand, FsType, GroupSnapshotId, GroupSnapshots, LockTable, Modify, MutableChange,
+    PageRequest, Parameters, Result, SizeRange, SnapshotFilter, SnapshotId, Snapshots, TopologyRequirement,
+    VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
 };
 
 const SIZE: u64 = 64 << 20;
@@ -66,6 +66,11 @@ fn restore_larger(pool: &Pool) -> Result<()> {
 
 fn expand(pool: &Pool) -> Result<()> {
     Expand::expand(pool, &lock(pool), &volume_id(pool, "v"), at_least(SIZE * 2)).map(drop)
+}
+
+fn modify(pool: &Pool) -> Result<()> {
+    let change = MutableChange::parse([("readAheadKiB", "256"), ("writeOpsPerSecond", "100")])?;
+    Modify::modify(pool, &lock(pool), &volume_id(pool, "v"), &change)
 }
 
 fn delete(pool: &Pool) -> Result<()> {
@@ -129,7 +134,7 @@ fn rebuild(pool: &Pool) -> Result<()> {
     pool.rebuild_volume(&lock(pool), &volume_id(pool, "v"))
 }
 
-const OPERATIONS: [(&str, Step, Step); 16] = [
+const OPERATIONS: [(&str, Step, Step); 17] = [
     ("create, the first of its size", nothing, create),
     ("create", create_then_delete, create),
     ("create a directory", nothing, create_directory),
@@ -139,6 +144,7 @@ const OPERATIONS: [(&str, Step, Step); 16] = [
     ("restore into a larger volume", create_and_snapshot, restore_larger),
     ("expand", create, expand),
     ("expand thick", create_thick, expand),
+    ("modify", create, modify),
     ("delete", create_and_snapshot, delete),
     ("delete a directory and create another volume", create_directory, delete_and_create),
     ("delete a snapshot", create_and_snapshot, delete_snapshot),

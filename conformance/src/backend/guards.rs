@@ -21,6 +21,9 @@ pub fn wrong_guards(s: &Subject) {
     if let Some(expand) = s.backend.expand() {
         refused(expand.expand(&wrong, id, at_least(SIZE * 2)), ErrorKind::Internal);
     }
+    if let Some(modify) = s.backend.modify() {
+        refused(modify.modify(&wrong, id, &Default::default()), ErrorKind::Internal);
+    }
     if let Some(snapshots) = s.backend.snapshots() {
         let (name, snapshot) = (VolumeName::parse("s").unwrap(), s.snapshot_id("s"));
         refused(snapshots.ensure_snapshot(&lock(id.as_str()), &snapshot, &name, id), ErrorKind::Internal);

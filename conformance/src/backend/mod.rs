@@ -11,6 +11,7 @@ pub mod fencing;
 pub mod groups;
 pub mod guards;
 pub mod health;
+pub mod modify;
 pub mod racing;
 pub mod sizes;
 pub mod volumes;
@@ -76,6 +77,8 @@ macro_rules! backend_suite {
                 fencing: fence_then_grant, fence_is_idempotent, fenced_nodes_are_refused, powered_off, orphans;
                 guards: wrong_guards;
                 health: healthy_is_empty, unknown, pages_of_unhealthy, trims;
+                modify: named_keys_change, attached_volumes_change, creation, what_a_kind_cannot_have,
+                    two_controllers_modify, marks;
                 racing: two_controllers_create, two_nodes_attach, create_and_delete;
             }
         }

@@ -10,6 +10,7 @@ pub mod loops;
 pub mod mounts;
 pub mod paths;
 pub mod trial;
+pub mod tuning;
 
 use host::{Host, LoopDevice, LoopRequest, MountEntry, MountRequest};
 use std::any::Any;
@@ -83,6 +84,7 @@ macro_rules! host_suite {
                     several_at_once, several_or_none;
                 fencing: mounted, raw_block, twice, frozen_by_others, gone, another_image, shut_down, no_shutdown_of_others;
                 trial: healthy, went_read_only, shut_down, truncated, cut_off, nothing_there, trimming;
+                tuning: read_ahead, read_ahead_in_use, read_ahead_of_another;
             }
         }
     };

@@ -8,6 +8,7 @@ mod groups;
 mod health;
 mod lists;
 mod metadata;
+mod modify;
 mod publish;
 mod shelf;
 mod snapshots;

@@ -10,7 +10,7 @@ pub(crate) const CAPACITY: u64 = 1 << 40;
 
 pub(crate) struct Shelf {
     name: BackendName,
-    /// Snapshots, clones, grants and growth.
+    /// Snapshots, clones, grants, growth and changes in use.
     able: bool,
     state: Mutex<State>,
     /// While closed, `ensure_volume` and `ensure_group_snapshot` wait before they act.
@@ -145,7 +145,7 @@ impl Backend for Shelf {
             thick: false,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
-            mutable: Default::default(),
+            mutable: spec.mutable.apply_to(Default::default()),
             accessible_topology: self.topology()?,
             epoch: Epoch(0),
             attachment: None,
@@ -220,6 +220,10 @@ impl Backend for Shelf {
 
     fn health(&self) -> Option<&dyn Health> {
         self.able.then_some(self as &dyn Health)
+    }
+
+    fn modify(&self) -> Option<&dyn Modify> {
+        self.able.then_some(self as &dyn Modify)
     }
 }
 
@@ -422,5 +426,17 @@ impl ChangedBlocks for Shelf {
 impl Shelf {
     fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
         self.find_snapshot(id)?.ok_or_else(|| Error::not_found(format!("no snapshot {id}")))
+    }
+}
+
+impl Modify for Shelf {
+    fn modify(&self, guard: &VolumeGuard, id: &VolumeId, change: &MutableChange) -> Result<()> {
+        guard.check(id.as_str())?;
+        let mut state = self.state();
+        let volume = state.volumes.get_mut(id).ok_or_else(|| Error::not_found("no such volume"))?;
+        let mutable = change.apply_to(volume.mutable);
+        mutable.check_kind(volume.kind)?;
+        volume.mutable = mutable;
+        Ok(())
     }
 }

@@ -273,6 +273,7 @@ impl FakeHost {
         kernel.frozen.clear();
         kernel.shut_down.clear();
         kernel.went_read_only.clear();
+        kernel.tuning.forget();
         let disks: Vec<_> = std::mem::take(&mut kernel.loops).into_values().map(|attached| attached.disk).collect();
         kernel.forget_unused_disks(&disks);
         drop(kernel);

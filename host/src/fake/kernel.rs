@@ -3,6 +3,7 @@
 use super::block::{Content, Disk, Loop};
 use super::faults::{Faults, Stop};
 use super::tree::{DiskId, Kind, Node, Tree};
+use super::tuning::Tuning;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use volume::{DeviceNumber, Error, ErrorKind, FsType, Result};
@@ -34,6 +35,7 @@ pub(super) struct Kernel {
     pub(super) went_read_only: BTreeSet<DeviceNumber>,
     /// CAP_SYS_RESOURCE.
     pub(super) may_grow_mounted_ext4: bool,
+    pub(super) tuning: Tuning,
     pub(super) faults: Faults,
 }
 
@@ -91,6 +93,7 @@ impl Kernel {
             shut_down: BTreeSet::new(),
             went_read_only: BTreeSet::new(),
             may_grow_mounted_ext4: true,
+            tuning: Tuning::default(),
             faults: Faults::default(),
         };
         kernel.mount_first();

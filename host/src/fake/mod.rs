@@ -16,18 +16,19 @@ mod mount;
 mod path;
 mod tree;
 mod trial;
+mod tuning;
 
 pub use control::OpenFile;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest,
-    MountState, Owner, PathState, Probe,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, MountState, Owner, PathState, Probe,
 };
 use faults::Stop;
 use kernel::Kernel;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use volume::{DeviceNumber, Error, ErrorKind, FsType, HealthProblem, ImageIdentity, Result};
+use volume::{DeviceNumber, Error, ErrorKind, FsType, HealthProblem, ImageIdentity, IoLimits, Result};
 
 /// A machine in memory. Nodes of one machine share it, as namespaces share a kernel.
 pub struct FakeHost {
@@ -230,6 +231,22 @@ impl Host for FakeHost {
 
     fn missing_privileges(&self) -> Vec<HealthProblem> {
         self.kernel().missing_privileges()
+    }
+
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        self.verb(|kernel| Ok(kernel.read_ahead_kib(device, number)?))
+    }
+
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        self.verb(|kernel| kernel.set_read_ahead(device, number, kib))
+    }
+
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        self.verb(|kernel| Ok(kernel.io_cgroups(names)?))
+    }
+
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        self.verb(|kernel| kernel.set_io_limits(device, limits, cgroup))
     }
 
     fn boot_id(&self) -> Result<String> {

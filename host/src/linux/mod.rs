@@ -1,6 +1,9 @@
 //! The host as Linux is: each verb is a few system calls, verified on descriptors.
 
 mod btrfs;
+mod cgroup;
+#[cfg(test)]
+mod cgroup_tests;
 #[cfg(test)]
 mod exhausted_tests;
 mod fence;
@@ -18,6 +21,7 @@ pub(crate) mod options;
 mod os;
 mod paths;
 mod preflight;
+mod read_ahead;
 mod shutdown;
 mod trial;
 mod trim;
@@ -25,11 +29,11 @@ mod trim;
 pub use options::check_mount_flags;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest,
-    MountState, Owner, PathState, Probe, filesystem,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, MountState, Owner, PathState, Probe, filesystem,
 };
 use std::path::{Path, PathBuf};
-use volume::{DeviceNumber, FsType, HealthProblem, ImageIdentity, Result};
+use volume::{DeviceNumber, FsType, HealthProblem, ImageIdentity, IoLimits, Result};
 
 /// The machine this process runs on. Stateless: everything is asked of the kernel each time.
 #[derive(Clone)]
@@ -171,6 +175,22 @@ impl Host for LinuxHost {
 
     fn missing_privileges(&self) -> Vec<HealthProblem> {
         preflight::missing_privileges()
+    }
+
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        read_ahead::get(device, number)
+    }
+
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        read_ahead::set(&self.effects, device, number, kib)
+    }
+
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        cgroup::find(&cgroup::hierarchies(&mountinfo::own()?), names)
+    }
+
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        cgroup::set(&self.effects, cgroup, device, limits)
     }
 
     fn boot_id(&self) -> Result<String> {
