@@ -23,6 +23,7 @@ fn mounted(at: &Path, fs_type: &str, options: &str, read_only: bool) -> MountEnt
         fs_type: fs_type.to_owned(),
         source: "cgroup".to_owned(),
         read_only,
+        own_read_only: read_only,
         options: options.split(',').map(str::to_owned).collect::<BTreeSet<_>>(),
         id: 1,
     }
