@@ -314,8 +314,8 @@ impl Host for Idle {
     fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.linux.with_frozen(device, deadline_ms, work)
     }
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
-        self.linux.thaw_left_over(device)
+    fn thaw_left_over(&self, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+        self.linux.thaw_left_over(device, mounted_at)
     }
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
         self.linux.attach_loop(request)

@@ -72,6 +72,10 @@ impl Host for LinuxHost {
         mountinfo::own()
     }
 
+    fn mount_at(&self, path: &Path) -> Result<Option<MountEntry>> {
+        mount::at(path)
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<()> {
         mount::mount(&self.effects, request)
     }
@@ -118,8 +122,8 @@ impl Host for LinuxHost {
         freeze::with_frozen(device, deadline_ms, work)
     }
 
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
-        freeze::thaw_left_over(&self.effects, device)
+    fn thaw_left_over(&self, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+        freeze::thaw_left_over(&self.effects, device, mounted_at)
     }
 
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
