@@ -29,6 +29,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How soon a node that was fenced while it was frozen or cut off notices.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CALLS: usize = 8192;
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// Blocks until SIGTERM or SIGINT.
 pub fn serve(config: &Config, effects: Effects) -> Result<()> {
@@ -37,8 +38,11 @@ pub fn serve(config: &Config, effects: Effects) -> Result<()> {
         Mode::Controller => None,
         Mode::Node | Mode::All => Some(state::claim(&config.state_dir, &config.endpoint)?),
     };
+    host::memory::keep_little();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // Idle threads end soon, and their stacks with them.
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
         // A call that hangs on its device keeps its thread, one a volume; there must be more than volumes on a node.
         .max_blocking_threads(MAX_CALLS)
         .thread_stack_size(1 << 20)
@@ -154,6 +158,7 @@ async fn make_known(node: &NodeService, mut stopping: watch::Receiver<bool>) -> 
     }
     let one = node.clone();
     let reconciled = blocking(move || one.reconcile()).await?;
+    host::memory::give_back();
     for done in &reconciled.done {
         tracing::info!(done, "reconciled");
     }

@@ -11,6 +11,7 @@ mod fake;
 pub mod file;
 pub mod filesystem;
 mod linux;
+pub mod memory;
 mod sys;
 mod types;
 

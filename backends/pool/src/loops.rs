@@ -8,6 +8,7 @@ use crate::model::{VolumeRecord, label_epoch, orphan_name};
 use crate::record::RecordDir;
 use host::LoopDevice;
 use host::file::{Access, Dir, FileSystemKind, identity, is_open_here_alone};
+use std::fs::File;
 use volume::{Epoch, ErrorKind, ImageIdentity, NodeId, NodeIdentity, Result, VolumeId};
 
 /// A fence leaves less than one block of the loop; nothing else limits loops of this driver.
@@ -75,11 +76,15 @@ impl Pool {
         self.list_loops_of_image(dir, image)
     }
 
+    pub(crate) fn has_surely_no_loop(&self, dir: &Dir, image: &ImageIdentity) -> bool {
+        self.open_image(dir, image).is_ok_and(|file| self.is_surely_without_loop(&file))
+    }
+
     /// A loop holds its image open. So where nobody else has the image open, there is none. On the file systems of which
     /// it is known that a file is open as often as its inode says.
-    pub(crate) fn has_surely_no_loop(&self, dir: &Dir, image: &ImageIdentity) -> bool {
+    pub(crate) fn is_surely_without_loop(&self, image: &File) -> bool {
         matches!(self.file_system, FileSystemKind::Xfs | FileSystemKind::Ext4 | FileSystemKind::Btrfs)
-            && self.open_image(dir, image).is_ok_and(|file| is_open_here_alone(&file))
+            && is_open_here_alone(image)
     }
 
     /// Unless there is a `listing` already, it is made after the record was read.
@@ -169,7 +174,35 @@ mod tests {
     use crate::model::{Former, VolumeRecord};
     use crate::record::RecordDir;
     use crate::testing::lab;
+    use host::LoopRequest;
     use volume::{Connector, Epoch, Fence, FenceHow, FsType, Holder, ImageIdentity};
+
+    /// What the short look rests on: a loop keeps its image open, read-only ones too, whoever attached it and however
+    /// it is labelled.
+    #[test]
+    fn a_loop_has_its_image_open() {
+        for fs in [FsType::Xfs, FsType::Ext4, FsType::Btrfs] {
+            let Some((s, pool)) = lab("a_loop_has_its_image_open", fs) else { return };
+            let id = s.create("v").id;
+            let state = RecordDir::<VolumeRecord>::find(&pool.volumes, id.as_str()).unwrap().unwrap();
+            let image = state.record().image.clone().unwrap();
+            let path = state.dir().path().join(&image.name);
+            assert!(pool.is_surely_unconnected(&id).unwrap(), "{fs}");
+            for read_only in [false, true] {
+                let request = LoopRequest { image: &path, identity: &image, label: "somebody else's", read_only };
+                let device = pool.host.attach_loop(&request).unwrap();
+                assert!(!pool.is_surely_unconnected(&id).unwrap(), "{fs}, read-only: {read_only}");
+                assert!(pool.loops_of_image(state.dir(), &image).unwrap().contains(&device), "{fs}");
+                pool.host.detach_loop(&device).unwrap();
+                // The kernel lets go of the file a moment after the loop.
+                let is_alone = |_| {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    pool.is_surely_unconnected(&id).unwrap()
+                };
+                assert!((0..500).any(is_alone), "{fs}, read-only: {read_only}");
+            }
+        }
+    }
 
     /// An orphan is removed in time, and its inode number goes to the next image that is made.
     #[test]

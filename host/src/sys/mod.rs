@@ -5,5 +5,6 @@ pub(crate) mod block;
 pub(crate) mod file;
 pub(crate) mod inode;
 pub(crate) mod loops;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod process;
