@@ -11,9 +11,7 @@ use journal::record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use volume::{
-    Connected, Connector, DeviceNumber, Error, ErrorKind, Incarnation, NodeIdentity, Result, VolumeId,
-};
+use volume::{Connected, Connector, DeviceNumber, Error, ErrorKind, Incarnation, NodeIdentity, Result, VolumeId};
 
 const FILE: &str = "node.json";
 

@@ -139,7 +139,12 @@ fn a_file_is_known_to_be_open_here_alone() {
         assert!(!is_open_here_alone(&file), "{access:?}");
         drop(other);
         // A program that another test starts holds a copy from its fork to its exec.
-        let is_alone = |_| is_open_here_alone(&file) || { std::thread::sleep(Duration::from_millis(10)); false };
+        let is_alone = |_| {
+            is_open_here_alone(&file) || {
+                std::thread::sleep(Duration::from_millis(10));
+                false
+            }
+        };
         assert!((0..500).any(is_alone), "{access:?}");
     }
     // The look leaves nothing behind that an opener would have to wait for.

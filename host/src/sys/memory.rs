@@ -8,11 +8,9 @@ pub(crate) fn keep_little() {
     {
         const ARENAS: libc::c_int = 2;
         const KEPT_BYTES: libc::c_int = 128 << 10;
-        for (parameter, value) in [
-            (libc::M_ARENA_MAX, ARENAS),
-            (libc::M_TRIM_THRESHOLD, KEPT_BYTES),
-            (libc::M_MMAP_THRESHOLD, KEPT_BYTES),
-        ] {
+        for (parameter, value) in
+            [(libc::M_ARENA_MAX, ARENAS), (libc::M_TRIM_THRESHOLD, KEPT_BYTES), (libc::M_MMAP_THRESHOLD, KEPT_BYTES)]
+        {
             // SAFETY: numbers; a value that does not suit is refused, which changes nothing.
             unsafe { libc::mallopt(parameter, value) };
         }
