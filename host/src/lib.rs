@@ -12,6 +12,7 @@ mod fake;
 pub mod file;
 pub mod filesystem;
 mod linux;
+pub mod memory;
 mod sys;
 mod types;
 
@@ -46,6 +47,11 @@ pub trait Host: Send + Sync {
 
     /// This process's mount table, in mount order (the last entry of a path is the one on top).
     fn mounts(&self) -> Result<Vec<MountEntry>>;
+    /// The mount on top at `path`, which is as the mount table shows it. Where nothing is mounted there it takes no look
+    /// at the table, which is long on a node with many volumes.
+    fn mount_at(&self, path: &Path) -> Result<Option<MountEntry>> {
+        Ok(self.mounts()?.into_iter().rfind(|entry| entry.mounted_at == path))
+    }
     fn mount(&self, request: &MountRequest<'_>) -> Result<()>;
     /// Bind-mounts a directory or a device node.
     fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()>;
@@ -82,7 +88,8 @@ pub trait Host: Send + Sync {
     ) -> Result<()>;
     /// Lets the file system mounted from `device` go on if somebody left it frozen; whether it was. For the start after
     /// a crash: a process that dies in [`Host::with_frozen`] leaves a child that thaws, unless its container ends with it.
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool>;
+    /// `mounted_at` is where it is mounted, as far as the caller knows: that spares a look at every process's mounts.
+    fn thaw_left_over(&self, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool>;
 
     /// Reads the first and the last block of the device past all caches. `Unavailable` when one cannot be read: the
     /// device is cut off, its image is shorter than it, or the storage below fails. Hangs as long as the device does.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod content;
+mod crew;
 mod expand;
 mod health;
 mod info;

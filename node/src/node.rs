@@ -120,6 +120,9 @@ impl Node {
                 return Ok(());
             }
             self.host.unmount(path)?;
+            if self.host.mount_at(path)?.is_none() {
+                return Ok(());
+            }
         }
         Err(Error::internal(format!("{id} is still mounted at {} after {MAX_STACKED} unmounts", path.display())))
     }

@@ -52,7 +52,19 @@ pub trait Connector: Send + Sync {
     fn disconnect(&self, guard: &VolumeGuard, id: &VolumeId, node: &NodeIdentity) -> Result<()>;
 
     /// What is connected now, from the kernel's tables alone.
-    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>>;
+    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>> {
+        Ok(self.connections(id)?.into_iter().next())
+    }
+
+    /// As [`Connector::observe`], the present connection first and after it those of earlier epochs that are still there.
+    fn connections(&self, id: &VolumeId) -> Result<Vec<Connected>>;
+
+    /// Whether it is certain that this volume is not connected on this machine, and so not mounted, as a look costs that
+    /// does not grow with the number of volumes. `false` says nothing: then [`Connector::connections`] tells.
+    fn is_surely_unconnected(&self, id: &VolumeId) -> Result<bool> {
+        let _ = id;
+        Ok(false)
+    }
 
     /// All connections of this backend on this machine, for start-up reconciliation.
     fn observe_all(&self) -> Result<Vec<(VolumeId, Connected)>>;

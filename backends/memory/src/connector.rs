@@ -116,13 +116,14 @@ impl Connector for MemoryConnector {
         Ok(())
     }
 
-    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>> {
-        if let Some((epoch, device)) = self.loops(id)?.pop() {
-            return Ok(Some(connected(epoch, device)));
+    fn connections(&self, id: &VolumeId) -> Result<Vec<Connected>> {
+        let loops = self.loops(id)?;
+        if !loops.is_empty() {
+            return Ok(loops.into_iter().rev().map(|(epoch, device)| connected(epoch, device)).collect());
         }
         let state = self.storage.state();
         let is_directory = state.volumes.get(id).is_some_and(|record| record.volume.kind == VolumeKind::Directory);
-        Ok(is_directory.then(|| Connected::Directory { path: self.storage.data_directory(id) }))
+        Ok(is_directory.then(|| Connected::Directory { path: self.storage.data_directory(id) }).into_iter().collect())
     }
 
     fn observe_all(&self) -> Result<Vec<(VolumeId, Connected)>> {

@@ -5,7 +5,7 @@ use crate::model::{SnapshotRecord, VolumeRecord, image_name, label_epoch};
 use crate::record::RecordDir;
 use crate::{Pool, now_ms};
 use host::Probe;
-use host::file::{Access, Dir, allocate};
+use host::file::{Dir, allocate};
 use host::filesystem;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -182,8 +182,7 @@ impl Pool {
             return Ok(record);
         }
         let name = image_name(Epoch(0));
-        dir.publish(&name, b"")?;
-        let image = dir.open_file(&name, Access::ReadWrite)?;
+        let image = dir.write_new(&name, b"")?;
         let path = dir.path().join(&name);
         match source {
             Some(source) => {

@@ -32,6 +32,9 @@ impl Pool {
 
     /// The loop devices of this kernel that have this image.
     pub(crate) fn loops_of(&self, image: &File) -> Result<Vec<LoopDevice>> {
+        if self.is_surely_without_loop(image) {
+            return Ok(Vec::new());
+        }
         let image = identity(image)?;
         let mut loops = self.host.loops()?;
         loops.retain(|device| device.backing_device == image.device && device.backing_inode == image.inode);

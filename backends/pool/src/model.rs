@@ -27,7 +27,7 @@ pub(crate) struct VolumeRecord {
     /// The current image; `None` for directory volumes.
     pub(crate) image: Option<ImageIdentity>,
     pub(crate) fs_uuid: Option<Uuid>,
-    /// False only while the volume is as it was created empty: it has never been connected for staging.
+    /// False only while the volume is as it was created empty: it has never been granted to a node that could write to it.
     pub(crate) staged: bool,
     pub(crate) attachment: Option<Attachment>,
     /// A detach looks for connections before it drops the grant: meanwhile none may be made.

@@ -8,7 +8,7 @@ mod common;
 use common::{Lab, device, open_on};
 use conformance::backend::{at_least, lock};
 use host::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LinuxHost, LoopDevice, LoopRequest, MountEntry,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LinuxHost, LoopDevice, LoopRequest, MountEntry,
     MountRequest, MountState, Owner, PathState, Probe,
 };
 use std::collections::{BTreeMap, HashSet};
@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use volume::{
-    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, HealthProblem, ImageIdentity, Result, VolumeKind,
-    VolumeSpec,
+    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, HealthProblem, ImageIdentity, IoLimits, Result,
+    VolumeKind, VolumeSpec,
 };
 
 const BLOCK: u64 = 4096;
@@ -323,8 +323,8 @@ impl Host for Idle {
     ) -> Result<()> {
         self.linux.with_all_frozen(devices, deadline_ms, work)
     }
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
-        self.linux.thaw_left_over(device)
+    fn thaw_left_over(&self, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+        self.linux.thaw_left_over(device, mounted_at)
     }
     fn try_device(&self, device: &Path) -> Result<()> {
         self.linux.try_device(device)
@@ -352,6 +352,18 @@ impl Host for Idle {
     }
     fn boot_id(&self) -> Result<String> {
         self.linux.boot_id()
+    }
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        self.linux.read_ahead_kib(device, number)
+    }
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        self.linux.set_read_ahead(device, number, kib)
+    }
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        self.linux.io_cgroups(names)
+    }
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        self.linux.set_io_limits(device, limits, cgroup)
     }
     fn image_identity(&self, image: &Path) -> Result<ImageIdentity> {
         self.linux.image_identity(image)

@@ -57,16 +57,20 @@ pub fn nothing_mounted(fixture: &dyn Fixture) {
 pub fn left_frozen(fixture: &dyn Fixture) {
     let host = fixture.host();
     let (device, target) = mounted(fixture, FsType::Ext4);
-    assert!(!host.thaw_left_over(device.number).unwrap());
+    let elsewhere = fixture.target("elsewhere");
+    assert!(!host.thaw_left_over(device.number, None).unwrap());
     let work = &mut || {
-        assert!(host.thaw_left_over(device.number).unwrap());
-        assert!(!host.thaw_left_over(device.number).unwrap());
+        // Wherever the caller thinks that it is mounted.
+        for known in [Some(&*target), None, Some(&*elsewhere)] {
+            let is_first = known == Some(&*target);
+            assert_eq!(host.thaw_left_over(device.number, known).unwrap(), is_first, "{known:?}");
+        }
         fixture.write_file(&target.join("meanwhile"), b"thawed").unwrap();
         Ok(())
     };
     refused(host.with_frozen(device.number, DEADLINE_MS, work), ErrorKind::Unavailable);
     host.unmount(&target).unwrap();
-    assert!(!host.thaw_left_over(device.number).unwrap());
+    assert!(!host.thaw_left_over(device.number, None).unwrap());
     fixture.mount(&device, FsType::Ext4, &target);
     is_writable(fixture, &device, target);
 }
@@ -126,7 +130,7 @@ pub fn several_or_none(fixture: &dyn Fixture) {
     unfrozen();
     for lost in [one, two] {
         let work = &mut |_: &[DeviceNumber]| {
-            assert!(host.thaw_left_over(lost).unwrap());
+            assert!(host.thaw_left_over(lost, None).unwrap());
             Ok(())
         };
         refused(host.with_all_frozen(&[one, two], DEADLINE_MS, work), ErrorKind::Unavailable);

@@ -249,7 +249,7 @@ fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
 }
 
 fn log_level(value: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(value) {
+    match crate::logging::filter(value) {
         Ok(_) if !value.is_empty() => Ok(value.to_owned()),
         _ => Err("it takes error, warn, info, debug, trace or a filter such as info,pool=debug".to_owned()),
     }

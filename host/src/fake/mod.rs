@@ -189,7 +189,7 @@ impl Host for FakeHost {
         )))
     }
 
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
+    fn thaw_left_over(&self, device: DeviceNumber, _mounted_at: Option<&Path>) -> Result<bool> {
         self.verb(|kernel| Ok(kernel.thaw(device)))
     }
 

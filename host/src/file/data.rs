@@ -134,6 +134,14 @@ pub fn allocate(file: &File, range: Range<u64>, effects: &Effects) -> Result<()>
     Ok(())
 }
 
+/// Whether the kernel vouches that nobody but the caller has the file open at this moment: no process, and no loop device,
+/// which holds its image open for as long as it has it. `false` says nothing. `file` is open for writing.
+///
+/// A write lease is granted only to who has the file open alone (fcntl(2), "Leases"); it is given back at once.
+pub fn is_open_here_alone(file: &File) -> bool {
+    sys::try_lease(file.as_fd()).unwrap_or(false)
+}
+
 /// Sets an extended attribute (`user.hawser...`).
 pub fn set_xattr(file: &File, name: &str, value: &[u8], effects: &Effects) -> Result<()> {
     sys::set_xattr(file.as_fd(), &xattr_name(name)?, value)

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use volume::{DeviceNumber, Error, ErrorKind, Result};
 
+/// This process in /proc, as its calling thread sees the mounts.
+const OWN: &str = "/proc/thread-self";
+
 pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let what = format!("freezing the file system on device {}:{}", device.major, device.minor);
     let frozen = deadline::run(deadline_ms, &what, move || find_to_freeze(device)?.map(freeze).transpose())?;
@@ -82,8 +85,10 @@ fn find_to_freeze(device: DeviceNumber) -> Result<Option<OwnedFd>> {
     }
 }
 
-pub(super) fn thaw_left_over(effects: &Effects, device: DeviceNumber) -> Result<bool> {
-    let Some(mounted) = find_mounted(device)? else { return Ok(false) };
+pub(super) fn thaw_left_over(effects: &Effects, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+    // What cannot be opened there, or is another file system, is looked for.
+    let here = mounted_at.and_then(|path| open(Path::new(OWN), path, device, None).ok().flatten());
+    let Some(mounted) = here.map_or_else(|| find_mounted(device), |here| Ok(Some(here)))? else { return Ok(false) };
     match sys::inode::thaw(&mounted) {
         Ok(()) => {
             effects.done("thaw");
@@ -181,7 +186,7 @@ pub(super) fn find_mounted(device: DeviceNumber) -> Result<Option<OwnedFd>> {
         };
         let entries = mountinfo::parse(&table).unwrap_or_default();
         for entry in entries.iter().filter(|entry| may_be(entry, device, fsid.is_some())) {
-            match open(&process, entry, device, fsid.as_deref()) {
+            match open(&process, &entry.mounted_at, device, fsid.as_deref()) {
                 Ok(Some(root)) => return Ok(Some(root)),
                 Ok(None) => {}
                 Err(error) => unreachable = Some(error),
@@ -201,7 +206,7 @@ pub(super) fn find_mounted(device: DeviceNumber) -> Result<Option<OwnedFd>> {
 /// This process first: it most often has the mount.
 fn processes() -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("listing /proc", e);
-    let mut found = vec![PathBuf::from("/proc/thread-self")];
+    let mut found = vec![PathBuf::from(OWN)];
     for entry in std::fs::read_dir("/proc").map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
@@ -216,8 +221,8 @@ fn may_be(entry: &MountEntry, device: DeviceNumber, is_btrfs: bool) -> bool {
 }
 
 /// `Ok(None)` when the path leads to another file system: another mount covers this one, or it is another btrfs.
-fn open(process: &Path, entry: &MountEntry, device: DeviceNumber, fsid: Option<&str>) -> Result<Option<OwnedFd>> {
-    let path = process.join("root").join(entry.mounted_at.strip_prefix("/").unwrap_or(&entry.mounted_at));
+fn open(process: &Path, mounted_at: &Path, device: DeviceNumber, fsid: Option<&str>) -> Result<Option<OwnedFd>> {
+    let path = process.join("root").join(mounted_at.strip_prefix("/").unwrap_or(mounted_at));
     let failed = |errno| os::error(format!("opening {}", path.display()), errno);
     let place = openat(AT_FDCWD, &path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
     let place = match place {

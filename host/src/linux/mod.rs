@@ -78,6 +78,10 @@ impl Host for LinuxHost {
         mountinfo::own()
     }
 
+    fn mount_at(&self, path: &Path) -> Result<Option<MountEntry>> {
+        mount::at(path)
+    }
+
     fn mount(&self, request: &MountRequest<'_>) -> Result<()> {
         mount::mount(&self.effects, request)
     }
@@ -133,8 +137,8 @@ impl Host for LinuxHost {
         freeze::with_all_frozen(&self.effects, devices, deadline_ms, work)
     }
 
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
-        freeze::thaw_left_over(&self.effects, device)
+    fn thaw_left_over(&self, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+        freeze::thaw_left_over(&self.effects, device, mounted_at)
     }
 
     fn try_device(&self, device: &Path) -> Result<()> {

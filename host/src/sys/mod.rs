@@ -6,5 +6,6 @@ pub(crate) mod fiemap;
 pub(crate) mod file;
 pub(crate) mod inode;
 pub(crate) mod loops;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod process;
