@@ -8,7 +8,7 @@ mod common;
 use common::{Lab, device, open_on};
 use conformance::backend::{at_least, lock};
 use host::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LinuxHost, LoopDevice, LoopRequest, MountEntry,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LinuxHost, LoopDevice, LoopRequest, MountEntry,
     MountRequest, Owner, PathState, Probe,
 };
 use std::collections::{BTreeMap, HashSet};
@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use volume::{
-    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, ImageIdentity, Result, VolumeKind, VolumeSpec,
+    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, ImageIdentity, IoLimits, Result, VolumeKind,
+    VolumeSpec,
 };
 
 const BLOCK: u64 = 4096;
@@ -331,6 +332,18 @@ impl Host for Idle {
     }
     fn boot_id(&self) -> Result<String> {
         self.linux.boot_id()
+    }
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        self.linux.read_ahead_kib(device, number)
+    }
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        self.linux.set_read_ahead(device, number, kib)
+    }
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        self.linux.io_cgroups(names)
+    }
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        self.linux.set_io_limits(device, limits, cgroup)
     }
     fn image_identity(&self, image: &Path) -> Result<ImageIdentity> {
         self.linux.image_identity(image)
