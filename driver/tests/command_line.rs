@@ -97,6 +97,8 @@ fn every_command_has_json_and_a_fence_is_audited() {
     for arguments in [
         &["volume", "create", "db", "--size", "64MiB"][..],
         &["volume", "expand", "db", "96MiB"],
+        &["volume", "modify", "db", "readAheadKiB=256", "writeBytesPerSecond=1048576"],
+        &["volume", "modify", "db", "writeBytesPerSecond=default"],
         &["volume", "snapshot", "db", "monday"],
         &["volume", "clone", "db", "copy"],
         &["volume", "restore", "monday", "older", "--size", "128MiB"],
@@ -118,6 +120,8 @@ fn every_command_has_json_and_a_fence_is_audited() {
         assert_eq!(run(&["snapshot", "group", "rm", name]).0["deleted"], serde_json::Value::Null);
     }
     assert_eq!(run(&["snapshot", "ls"]).0, serde_json::json!([]));
+    let mutable = &run(&["volume", "inspect", "db"]).0["mutable_parameters"];
+    assert_eq!(*mutable, serde_json::json!({"readAheadKiB": "256"}));
 
     let at = |name: &str| dir.path().join(name).display().to_string();
     let (socket, state) = (format!("unix://{}", at("csi.sock")), at("state"));

@@ -49,8 +49,7 @@ impl Node {
                 Err(error) => self.tuner.say(id.as_str(), Some(error.chain()), NOT_TUNED),
             }
         }
-        let is_connected = |id: &VolumeId| volumes.iter().any(|(known, _)| known == id);
-        for (id, _) in self.tuner.notes().into_iter().filter(|(id, _)| id.backend() == backend && !is_connected(id)) {
+        for id in self.tuner.stale(backend) {
             self.bounded(&id, NOT_TAKEN_BACK, Self::take_back_stale);
         }
     }
@@ -118,7 +117,8 @@ impl Node {
     /// For a volume that was just connected, or found connected. Failing keeps no workload from its data: it is logged,
     /// and tried again at the next look.
     pub(crate) fn tune_connected(&self, guard: &VolumeGuard, volume: &Volume, device: &Path, number: DeviceNumber) {
-        self.tuner.notice(&volume.id);
+        // The kernel may have raised the read-ahead when it attached the image, and the number may be another one.
+        self.tuner.set_known(&volume.id, Known::default());
         let applied = self.apply(guard, volume, device, number, None);
         self.tuner.say(volume.id.as_str(), applied.err().map(|error| error.chain()), NOT_TUNED);
     }
@@ -142,6 +142,8 @@ impl Node {
             tuner.set_known(id, Known { mark: None, applied: Some(mutable), cgroups: Arc::default() });
             return Ok(());
         }
+        // Until all of it is done, none of it counts as done.
+        tuner.apply_again(id);
         let mut next = match note {
             Some(note) => note,
             None => Note::new(host.boot_id()?, device, number),
@@ -181,12 +183,9 @@ impl Node {
 
     /// Takes back what volumes that were at this number have left there, and this one at another.
     fn clear_number(&self, id: &VolumeId, device: &Path, number: DeviceNumber) -> Result<()> {
-        for (other, note) in self.tuner.notes() {
-            let is_here = note.number == number;
-            if is_here != (other == *id) {
-                self.take_back(&note, is_here.then_some(device))?;
-                self.tuner.remove(&other)?;
-            }
+        for (other, note) in self.tuner.misplaced(id, number) {
+            self.take_back(&note, (note.number == number).then_some(device))?;
+            self.tuner.remove(&other)?;
         }
         Ok(())
     }
@@ -201,7 +200,7 @@ impl Node {
         let Some(note) = self.tuner.note(id) else { return Ok(()) };
         let _number = self.lock_number(note.number)?;
         // Should it stay connected after all, the next look applies everything again.
-        self.tuner.set_known(id, Known::default());
+        self.tuner.apply_again(id);
         self.take_back(&note, Some(&note.device))?;
         self.tuner.remove(id)
     }
@@ -213,11 +212,7 @@ impl Node {
         let is_used = self.host.loops()?.iter().any(|device| device.number == note.number);
         self.take_back(&note, (!is_used).then_some(note.device.as_path()))?;
         // A volume of ours may be at that number by now, and have lost its own limits.
-        for (other, known) in self.tuner.known() {
-            if self.tuner.note(&other).is_some_and(|own| own.number == note.number) {
-                self.tuner.set_known(&other, Known { mark: None, applied: None, ..known });
-            }
-        }
+        self.tuner.apply_again_at(note.number);
         self.tuner.remove(id)
     }
 

@@ -85,8 +85,18 @@ impl Tuner {
         self.state().notes.get(id).cloned()
     }
 
-    pub(crate) fn notes(&self) -> Vec<(VolumeId, Note)> {
-        self.state().notes.iter().map(|(id, note)| (id.clone(), note.clone())).collect()
+    /// Of volumes of the backend that are not connected here.
+    pub(crate) fn stale(&self, backend: &str) -> Vec<VolumeId> {
+        let state = self.state();
+        let is_stale = |id: &&VolumeId| id.backend() == backend && !state.known.contains_key(*id);
+        state.notes.keys().filter(is_stale).cloned().collect()
+    }
+
+    /// What cannot be, when volume `id` is at that number: notes of others there, and its own of another number.
+    pub(crate) fn misplaced(&self, id: &VolumeId, number: DeviceNumber) -> Vec<(VolumeId, Note)> {
+        let state = self.state();
+        let misplaced = state.notes.iter().filter(|(other, note)| (note.number == number) != (*other == id));
+        misplaced.map(|(other, note)| (other.clone(), note.clone())).collect()
     }
 
     /// Durable before it returns. An empty one is removed.
@@ -112,6 +122,21 @@ impl Tuner {
     /// The volume is connected here; the next look applies what is not applied.
     pub(crate) fn notice(&self, id: &VolumeId) {
         self.state().known.entry(id.clone()).or_default();
+    }
+
+    /// Whatever was applied to a connected volume counts no more.
+    pub(crate) fn apply_again(&self, id: &VolumeId) {
+        if let Some(known) = self.state().known.get_mut(id) {
+            *known = Known::default();
+        }
+    }
+
+    /// As [`Tuner::apply_again`], of all with settings at that number.
+    pub(crate) fn apply_again_at(&self, number: DeviceNumber) {
+        let mut state = self.state();
+        let State { known, notes, .. } = &mut *state;
+        let is_there = |id: &VolumeId| notes.get(id).is_some_and(|note| note.number == number);
+        known.iter_mut().filter(|(id, _)| is_there(id)).for_each(|(_, known)| *known = Known::default());
     }
 
     pub(crate) fn set_known(&self, id: &VolumeId, known: Known) {

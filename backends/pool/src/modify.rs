@@ -7,8 +7,7 @@ use crate::record::RecordDir;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use volume::{Modify, MutableChange, Result, VolumeGuard, VolumeId};
 
-/// Two changes within one tick of the clock that file systems use (10 ms at most), or within what the clocks of two
-/// machines differ, can leave the same time.
+/// Two changes within one tick of the clock that file systems use (10 ms at most) can leave the same time.
 const SETTLES_AFTER: Duration = Duration::from_secs(1);
 
 impl Modify for Pool {
