@@ -9,6 +9,7 @@ mod counts;
 mod install;
 mod libtest;
 mod process;
+mod simulate;
 mod steps;
 mod tidy;
 mod workspace;
@@ -29,6 +30,8 @@ enum Command {
     Test(steps::TestArguments),
     /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
     Tidy,
+    /// Plays simulated histories of the supervisor under faults (failover/src/sim).
+    Simulate(simulate::SimulateArguments),
     /// Builds the tests' external tools into the cache and prints where they are.
     Tools,
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test(arguments) => steps::test(&arguments),
         Command::Tidy => tidy::print(),
+        Command::Simulate(arguments) => simulate::simulate(&arguments),
         Command::Tools => install::print_tools(),
     };
     match done {
