@@ -254,8 +254,7 @@ impl Supervisor {
         let at = self.entry(id);
         let now_ms = self.now_ms;
         let Some(node) = self.nodes.get_mut(at) else { return };
-        node.not_ready_since_ms =
-            if state.is_ready { None } else { Some(node.not_ready_since_ms.map_or(now_ms, |since| since)) };
+        node.not_ready_since_ms = if state.is_ready { None } else { Some(node.not_ready_since_ms.unwrap_or(now_ms)) };
         node.orchestrator = state;
         self.poke(at);
         self.look(at);
