@@ -27,7 +27,7 @@ impl World {
         if shell.down > 0 || shell.boot != run.boot {
             return;
         }
-        if shell.storage_cut > 0 || self.rng.percent(self.setup.storage_error_percent) {
+        if shell.storage_cut > 0 || self.trouble(self.setup.storage_error_percent) {
             self.reply(run.s, run.boot, run.token, Answer::Failed("the storage cannot be reached".to_owned()));
             return;
         }
@@ -38,7 +38,7 @@ impl World {
             FenceAt::Swap { generation, image } => self.swap(&mut run, generation, image),
         };
         if goes_on {
-            let hangs = self.rng.percent(self.setup.fence_hangs_percent);
+            let hangs = self.trouble(self.setup.fence_hangs_percent);
             let after = if hangs { self.rng.range(5_000, 40_000) } else { self.delay() };
             self.push(after, Event::Fence(run));
         }
@@ -84,7 +84,7 @@ impl World {
             self.reply(run.s, run.boot, run.token, Answer::Fenced(results));
             return false;
         };
-        if self.rng.percent(self.setup.fence_lies_percent) {
+        if self.trouble(self.setup.fence_lies_percent) {
             return self.next(run, Ok(()));
         }
         if matches!(self.setup.volumes[volume], Mobility::Local(_)) {

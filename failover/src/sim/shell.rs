@@ -185,7 +185,7 @@ impl World {
                 self.shells[s].last_told_ms = at;
                 self.push(at - self.now, Event::Told { s, boot, nodes });
             }
-        } else if reads && !self.rng.percent(self.setup.storage_error_percent) {
+        } else if reads && !self.trouble(self.setup.storage_error_percent) {
             let snapshot = self.snapshot();
             let after = self.delay();
             let at = (self.now + after).max(self.shells[s].last_saw_ms + 1);
@@ -295,7 +295,7 @@ impl World {
     pub(super) fn effect(&mut self, s: usize, boot: u32, token: Token, n: usize, action: Action) {
         let shell = &self.shells[s];
         let (reads, asks) = (shell.storage_cut == 0, shell.orchestrator_cut == 0);
-        let error = self.rng.percent(self.setup.storage_error_percent);
+        let error = self.trouble(self.setup.storage_error_percent);
         let failed = |what: &str| Answer::Failed(what.to_owned());
         let answer = match action {
             Action::Inspect | Action::VerifyReattach { .. } | Action::ReadBack | Action::Unfence { .. }

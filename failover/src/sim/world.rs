@@ -236,6 +236,11 @@ impl World {
         self.rng.range(1, most)
     }
 
+    /// Of the storage; it heals with everything else.
+    pub(super) fn trouble(&mut self, percent: u64) -> bool {
+        self.now < self.setup.heal_ms && self.rng.percent(percent)
+    }
+
     /// Sends a message: late, lost or twice.
     pub(super) fn send(&mut self, event: Event) {
         if self.rng.percent(self.setup.duplicate_percent) {
