@@ -12,6 +12,7 @@ mod counts;
 mod install;
 mod libtest;
 mod process;
+mod simulate;
 mod steps;
 mod tidy;
 mod workspace;
@@ -34,6 +35,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
     Tidy,
+    /// Plays simulated histories of the supervisor under faults (failover/src/sim).
+    Simulate(simulate::SimulateArguments),
     /// Builds the tests' external tools into the cache and prints where they are.
     Tools,
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => steps::test(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Tidy => tidy::print(),
+        Command::Simulate(arguments) => simulate::simulate(&arguments),
         Command::Tools => install::print_tools(),
     };
     match done {
