@@ -106,6 +106,11 @@ pub trait Host: Send + Sync {
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice>;
     /// All configured loop devices of this kernel.
     fn loops(&self) -> Result<Vec<LoopDevice>>;
+    /// Those of them that show a sector at least: not one whose image was emptied. It takes no look at free loops, of which
+    /// a machine keeps as many as it ever used at once.
+    fn loops_with_content(&self) -> Result<Vec<LoopDevice>> {
+        self.loops()
+    }
     /// Detaches the loop if it still has that backing image; fine when it is gone. `FailedPrecondition` when in use.
     fn detach_loop(&self, device: &LoopDevice) -> Result<()>;
     /// Makes the loop show its image's new size.

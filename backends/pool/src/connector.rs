@@ -6,7 +6,7 @@
 use crate::Pool;
 use crate::attach::no_volume;
 use crate::create::DATA;
-use crate::loops::{Listing, is_cut_off};
+use crate::loops::{Look, is_cut_off};
 use crate::model::{VolumeRecord, label_epoch, loop_label};
 use crate::record::RecordDir;
 use host::{LoopDevice, LoopRequest};
@@ -75,7 +75,7 @@ impl Connector for Pool {
 
     fn disconnect(&self, guard: &VolumeGuard, id: &VolumeId, node: &NodeIdentity) -> Result<()> {
         guard.check(id.as_str())?;
-        let (own, _) = self.own_loops(id, Some(node), None)?;
+        let (own, _) = self.own_loops(id, Some(node), Look::Anew)?;
         for device in own.known {
             self.host.detach_loop(&device)?;
         }
@@ -95,7 +95,12 @@ impl Connector for Pool {
     }
 
     fn connections(&self, id: &VolumeId) -> Result<Vec<Connected>> {
-        self.connections_among(id, None)
+        let found = self.connections_in(id, Look::WithContent)?;
+        // A loop whose image was emptied is connected too, and has that image open.
+        if found.is_empty() && !self.is_surely_unconnected(id)? {
+            return self.connections_in(id, Look::Anew);
+        }
+        Ok(found)
     }
 
     /// Of an image that nobody has open no loop is there, and so no mount. A fenced holder's image is another one; then
@@ -118,7 +123,7 @@ impl Connector for Pool {
         ids.dedup();
         let mut found = Vec::with_capacity(ids.len());
         for id in ids {
-            for connected in self.connections_among(&id, Some(&listing))? {
+            for connected in self.connections_in(&id, Look::In(&listing))? {
                 found.push((id.clone(), connected));
             }
         }
@@ -130,7 +135,7 @@ impl Connector for Pool {
         let state = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str())?.ok_or_else(|| no_volume(id))?;
         let record = state.record();
         let current = record.image.as_ref().map(|image| image.inode);
-        for device in self.own_loops(id, None, None)?.0.all() {
+        for device in self.own_loops(id, None, Look::WithContent)?.0.all() {
             if Some(device.backing_inode) == current && !is_cut_off(&device) {
                 self.host.refresh_loop(&device)?;
             }
@@ -330,8 +335,8 @@ impl Pool {
     }
 
     /// The loop of the current image first, then the latest epoch.
-    fn connections_among(&self, id: &VolumeId, listing: Option<&Listing>) -> Result<Vec<Connected>> {
-        let (own, state) = self.own_loops(id, None, listing)?;
+    fn connections_in(&self, id: &VolumeId, look: Look<'_>) -> Result<Vec<Connected>> {
+        let (own, state) = self.own_loops(id, None, look)?;
         let current = state.and_then(|state| state.record().image.as_ref().map(|image| image.inode));
         let mut loops: Vec<LoopDevice> = own.all().collect();
         loops.sort_by_key(|device| (Some(device.backing_inode) == current, label_epoch(id, &device.label)));

@@ -215,7 +215,7 @@ impl Pool {
     /// A fenced node may still have a device of a deleted volume of this name. No grant of the new one may have the
     /// epoch on its label, or the two would be taken for each other.
     fn first_epoch(&self, id: &VolumeId) -> Result<Epoch> {
-        let left = self.loops_labelled(id)?;
+        let left = self.list_loops_with_content(&self.volumes)?.labelled(id);
         Ok(left.iter().filter_map(|device| label_epoch(id, &device.label)).max().unwrap_or_default())
     }
 

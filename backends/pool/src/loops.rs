@@ -26,13 +26,24 @@ impl Listing {
         self.0.iter().filter(is_its).cloned().collect()
     }
 
-    fn labelled(&self, id: &VolumeId) -> Vec<LoopDevice> {
+    pub(crate) fn labelled(&self, id: &VolumeId) -> Vec<LoopDevice> {
         self.0.iter().filter(|device| label_epoch(id, &device.label).is_some()).cloned().collect()
     }
 
     pub(crate) fn devices(&self) -> &[LoopDevice] {
         &self.0
     }
+}
+
+/// Where to look for a volume's loops.
+#[derive(Clone, Copy)]
+pub(crate) enum Look<'a> {
+    /// In a listing that was made already.
+    In(&'a Listing),
+    /// Among those that show a sector.
+    WithContent,
+    /// Among all.
+    Anew,
 }
 
 /// Loops of a volume that are not known to be another node's.
@@ -45,20 +56,17 @@ pub(crate) struct Own {
 impl Pool {
     /// Of the file system that `dir` is on.
     pub(crate) fn list_loops(&self, dir: &Dir) -> Result<Listing> {
-        let on = dir.device()?;
-        let mut loops = self.host.loops()?;
-        loops.retain(|device| device.backing_device == on);
-        Ok(Listing(loops))
+        on_device_of(dir, self.host.loops()?)
+    }
+
+    /// As [`Pool::list_loops`], less those that show not a sector: for a look that nobody's safety rests on.
+    pub(crate) fn list_loops_with_content(&self, dir: &Dir) -> Result<Listing> {
+        on_device_of(dir, self.host.loops_with_content()?)
     }
 
     pub(crate) fn loops_of_volume(&self, dir: &Dir, record: &VolumeRecord) -> Result<Vec<LoopDevice>> {
         let images = images_there(dir, record)?;
         Ok(self.list_loops(dir)?.of_volume(&record.id, &images))
-    }
-
-    /// By label alone, when there is no record to read.
-    pub(crate) fn loops_labelled(&self, id: &VolumeId) -> Result<Vec<LoopDevice>> {
-        Ok(self.list_loops(&self.volumes)?.labelled(id))
     }
 
     /// For a fence, which takes no word for it: it looks at every loop there is.
@@ -87,12 +95,12 @@ impl Pool {
             && is_open_here_alone(image)
     }
 
-    /// Unless there is a `listing` already, it is made after the record was read.
+    /// A listing that is made here is made after the record was read.
     pub(crate) fn own_loops(
         &self,
         id: &VolumeId,
         node: Option<&NodeIdentity>,
-        listing: Option<&Listing>,
+        look: Look<'_>,
     ) -> Result<(Own, Option<RecordDir<VolumeRecord>>)> {
         let node = node.map(|node| &node.id).or(self.config.node.as_ref());
         let state = match RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()) {
@@ -100,11 +108,16 @@ impl Pool {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => None,
             found => found?,
         };
+        let dir = state.as_ref().map_or(&self.volumes, RecordDir::dir);
         let fresh;
-        let listing = match listing {
-            Some(listing) => listing,
-            None => {
-                fresh = self.list_loops(state.as_ref().map_or(&self.volumes, RecordDir::dir))?;
+        let listing = match look {
+            Look::In(listing) => listing,
+            Look::WithContent => {
+                fresh = self.list_loops_with_content(dir)?;
+                &fresh
+            }
+            Look::Anew => {
+                fresh = self.list_loops(dir)?;
                 &fresh
             }
         };
@@ -128,6 +141,12 @@ impl Own {
     pub(crate) fn all(self) -> impl Iterator<Item = LoopDevice> {
         self.known.into_iter().chain(self.strays)
     }
+}
+
+fn on_device_of(dir: &Dir, mut loops: Vec<LoopDevice>) -> Result<Listing> {
+    let on = dir.device()?;
+    loops.retain(|device| device.backing_device == on);
+    Ok(Listing(loops))
 }
 
 /// The inodes of the volume's images that are still there. Of one that is gone no loop is left, unless it carries the
@@ -175,6 +194,7 @@ mod tests {
     use crate::record::RecordDir;
     use crate::testing::lab;
     use host::LoopRequest;
+    use host::file::Access;
     use volume::{Connector, Epoch, Fence, FenceHow, FsType, Holder, ImageIdentity};
 
     /// What the short look rests on: a loop keeps its image open, read-only ones too, whoever attached it and however
@@ -202,6 +222,26 @@ mod tests {
                 assert!((0..500).any(is_alone), "{fs}, read-only: {read_only}");
             }
         }
+    }
+
+    /// An image that was emptied (by whatever accident) leaves its loop without a sector.
+    #[test]
+    fn a_loop_without_content_is_still_seen() {
+        let Some((s, pool)) = lab("a_loop_without_content_is_still_seen", FsType::Xfs) else { return };
+        let (id, n1) = (s.create("v").id, s.register("n1"));
+        s.attach(&id, &n1).unwrap();
+        let device = s.connect(&id, &n1, None).unwrap();
+        let state = RecordDir::<VolumeRecord>::find(&pool.volumes, id.as_str()).unwrap().unwrap();
+        let image = state.record().image.clone().unwrap();
+        let file = state.dir().open_file(&image.name, Access::ReadWrite).unwrap();
+        file.set_len(0).unwrap();
+        drop(file);
+        let attached = pool.loops_of_image(state.dir(), &image).unwrap().remove(0);
+        pool.host.refresh_loop(&attached).unwrap();
+        assert!(!pool.host.loops_with_content().unwrap().contains(&attached));
+        assert_eq!(pool.observe(&id).unwrap(), Some(device));
+        s.disconnect(&id, &n1);
+        assert_eq!(pool.observe(&id).unwrap(), None);
     }
 
     /// An orphan is removed in time, and its inode number goes to the next image that is made.
@@ -252,6 +292,6 @@ mod tests {
         s.detach(&id, Some(&n2)).unwrap();
         drop(mounted);
         s.disconnect(&id, &n2);
-        assert_eq!(pool.loops_labelled(&id).unwrap(), []);
+        assert_eq!(pool.list_loops(&pool.volumes).unwrap().labelled(&id), []);
     }
 }

@@ -26,9 +26,12 @@ pub fn listing(fixture: &dyn Fixture) {
         .into_iter()
         .collect();
     assert!(devices.iter().all(|device| fixture.is_listed(device)));
+    let with_content = host.loops_with_content().unwrap();
+    assert!(devices.iter().all(|device| with_content.contains(device)));
     host.detach_loop(&devices[1]).unwrap();
     let left: Vec<_> = devices.iter().map(|device| fixture.is_listed(device)).collect();
     assert_eq!(left, [true, false, true]);
+    assert!(!host.loops_with_content().unwrap().contains(&devices[1]));
     host.detach_loop(&devices[0]).unwrap();
     host.detach_loop(&devices[2]).unwrap();
 }

@@ -16,6 +16,7 @@ use volume::{Error, ErrorKind, ImageIdentity, Result};
 const CONTROL: &str = "/dev/loop-control";
 /// Where sysfs has loop devices themselves; /sys/block has links to them.
 const DEVICES: &str = "/sys/devices/virtual/block";
+const PARTITIONS: &str = "/proc/partitions";
 /// Templates are made for 4096-byte logical blocks, and no request smaller than that fits a fenced loop's first sector.
 const BLOCK_SIZE: u32 = 4096;
 /// Other processes take free loops too; each try that lost its race waits a little longer.
@@ -58,6 +59,22 @@ pub(super) fn list() -> Result<Vec<LoopDevice>> {
         let name = entry.map_err(failed)?.file_name();
         numbers.extend(name.to_str().and_then(|name| name.strip_prefix("loop")).and_then(|n| n.parse::<u32>().ok()));
     }
+    look_at_all(numbers)
+}
+
+/// One reading of /proc/partitions has every disk that shows a sector.
+pub(super) fn list_with_content() -> Result<Vec<LoopDevice>> {
+    let table = std::fs::read_to_string(PARTITIONS).map_err(|e| Error::io(format!("reading {PARTITIONS}"), e))?;
+    look_at_all(numbers_in(&table))
+}
+
+/// `   7        3   10485760 loop3`; a partition of it would be `loop3p1`.
+fn numbers_in(partitions: &str) -> Vec<u32> {
+    let number = |line: &str| line.split_whitespace().nth(3)?.strip_prefix("loop")?.parse().ok();
+    partitions.lines().filter_map(number).collect()
+}
+
+fn look_at_all(mut numbers: Vec<u32>) -> Result<Vec<LoopDevice>> {
     numbers.sort_unstable();
     let mut found = Vec::new();
     for number in numbers {
@@ -333,4 +350,17 @@ fn no_free_loop(what: &str) -> Error {
 
 fn not_an_image(image: &Path, what: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the image {} is {what}; it is not attached", image.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers_in;
+
+    #[test]
+    fn disks_of_proc_partitions() {
+        let table = "major minor  #blocks  name\n\n 254        0  268435456 vda\n   7        0       1024 loop0\n   \
+                     7       12          0 loop12\n 259        0       1023 loop12p1\n";
+        assert_eq!(numbers_in(table), [0, 12]);
+        assert_eq!(numbers_in(""), [0; 0]);
+    }
 }

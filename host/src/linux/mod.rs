@@ -161,6 +161,10 @@ impl Host for LinuxHost {
         loops::list()
     }
 
+    fn loops_with_content(&self) -> Result<Vec<LoopDevice>> {
+        loops::list_with_content()
+    }
+
     fn detach_loop(&self, device: &LoopDevice) -> Result<()> {
         loops::detach(&self.effects, device)
     }

@@ -92,7 +92,7 @@ fn a_late_fence_leaves_the_nodes_next_life_alone() {
     let device = s.connect(&id, &again, None).unwrap();
     refused(pool.fence_volume(&id, &n1.id, "test", FenceHow::Enforce), ErrorKind::Busy);
     assert_eq!(s.find(&id).attachment.unwrap().proof, None);
-    let loops = pool.loops_labelled(&id).unwrap();
+    let loops = pool.list_loops(&pool.volumes).unwrap().labelled(&id);
     assert_eq!(loops.iter().map(|found| found.size_limit_bytes).collect::<Vec<_>>(), [0], "{device:?}");
     s.disconnect(&id, &again);
 }
