@@ -12,7 +12,7 @@ pub(crate) fn volume(volume: &Volume, profile: Profile) -> csi::Volume {
         volume_id: volume.id.to_string(),
         volume_context: volume.parameters.to_volume_context(),
         content_source: volume.source.as_ref().map(content_source),
-        accessible_topology: topology(&volume.accessible_topology, profile),
+        accessible_topology: topology(&volume.accessible_topology, profile.has_topology()),
     }
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn snapshot(snapshot: &Snapshot, profile: Profile) -> csi::Snapshot {
         creation_time: Some(timestamp(snapshot.created_at_ms)),
         ready_to_use: snapshot.ready,
         group_snapshot_id: snapshot.group.as_ref().map(ToString::to_string).unwrap_or_default(),
-        accessible_topology: topology(&snapshot.accessible_topology, profile),
+        accessible_topology: topology(&snapshot.accessible_topology, profile.has_snapshot_topology()),
     }
 }
 
@@ -55,8 +55,8 @@ fn content_source(source: &VolumeSource) -> VolumeContentSource {
     VolumeContentSource { r#type: Some(source) }
 }
 
-fn topology(places: &[Segments], profile: Profile) -> Vec<csi::Topology> {
-    if profile.has_topology() { places.iter().map(place).collect() } else { Vec::new() }
+fn topology(places: &[Segments], is_told: bool) -> Vec<csi::Topology> {
+    if is_told { places.iter().map(place).collect() } else { Vec::new() }
 }
 
 fn place(segments: &Segments) -> csi::Topology {

@@ -38,7 +38,7 @@ pub(crate) fn prepare_create(core: &Core, request: CreateSnapshotRequest) -> Res
     let guard = core.locks.try_lock(ids.iter().map(SnapshotId::as_str).chain([source.as_str()]))?;
     let id = SnapshotId::of_name(backend.name(), &name);
     // As for volumes: without topology in the answers, requirements are none that this driver was asked to meet.
-    let topology = if core.profile.has_topology() {
+    let topology = if core.profile.has_snapshot_topology() {
         parse::topology_requirement(request.accessibility_requirements.as_ref())
     } else {
         TopologyRequirement::default()

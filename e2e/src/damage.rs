@@ -207,7 +207,7 @@ fn corrupt(text: &str) -> String {
 
 /// Whole, but of a format that no driver has yet.
 fn newer(text: &str) -> String {
-    let body = text.lines().next().unwrap_or_default().replacen("\"format\":1", "\"format\":99", 1);
+    let body = text.lines().next().unwrap_or_default().replacen("\"format\":", "\"format\":99", 1);
     format!("{body}\n{{\"crc32c\":{}}}\n", crc32c::crc32c(body.as_bytes()))
 }
 

@@ -21,7 +21,8 @@ const EXPANDED_BYTES: u64 = 128 << 20;
 
 /// What only Kubernetes calls, so the driver offers it nowhere else: Nomad vendors CSI 1.12 and has no use for it, Swarm and
 /// Docker know nothing of it.
-const KUBERNETES_ALONE: [&str; 9] = [
+const KUBERNETES_ALONE: [&str; 10] = [
+    "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported",
     "GroupControllerService not supported",
     "GetSnapshot not supported",
     "ControllerModifyVolume not supported",

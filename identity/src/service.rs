@@ -148,7 +148,7 @@ mod tests {
         ];
         let all_but = |missing: &[&str]| all.into_iter().filter(|name| !missing.contains(name)).collect::<Vec<_>>();
         assert_eq!(names(FULL), all);
-        assert_eq!(names(Plugin { profile: Profile::Nomad, ..FULL }), all_but(&[all[2], all[4]]));
+        assert_eq!(names(Plugin { profile: Profile::Nomad, ..FULL }), all_but(&[all[2], all[3], all[4]]));
         assert_eq!(names(Plugin { has_groups: false, ..FULL }), all_but(&[all[2]]));
         assert_eq!(names(Plugin { has_changed_blocks: false, ..FULL }), all_but(&[all[4]]));
         assert_eq!(names(Plugin { has_snapshots: false, has_groups: false, ..FULL }), all_but(&[all[2], all[3]]));
