@@ -14,6 +14,7 @@ mod group;
 mod list;
 mod metadata;
 mod paging;
+mod place;
 mod publish;
 mod reply;
 mod service;

@@ -108,6 +108,10 @@ pub(crate) fn prepare_list(_: &Core, request: ListSnapshotsRequest) -> Result<Li
 pub(crate) fn run_list(core: &Core, list: List, trace: &mut Trace) -> Result<ListSnapshotsResponse> {
     let Some(filter) = list.filter else { return Ok(ListSnapshotsResponse::default()) };
     trace.step("list");
+    let of = filter.id.as_ref().map(SnapshotId::backend).or(filter.source.as_ref().map(VolumeId::backend));
+    if of.is_none_or(|backend| core.named(backend).is_none()) {
+        core.complete("list snapshots")?;
+    }
     let page = paging::across(core, &list.page, |backend, page| match backend.snapshots() {
         Some(snapshots) if concerns(backend, &filter) => snapshots.list_snapshots(&filter, page),
         _ => Ok(Page { entries: Vec::new(), next_token: None }),

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a binary has no outside; its modules say what they offer each other")]
 
+mod agents;
+mod certificates;
 mod cli;
 mod commands;
 mod config;
@@ -66,6 +68,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         }
         Command::Workload(command) => Ok(workload::run(command, output)?),
         Command::Demo(args) => Ok(demo::run(&args, output)?),
+        Command::Certificates(args) => Ok(certificates::make(&args, output)?),
         Command::Version => {
             print_version(output);
             Ok(())

@@ -48,9 +48,21 @@ impl Runtime {
         work: impl FnOnce(&mut Trace) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let rpc = call.rpc;
+        self.outcome(call, work).await.map_err(|error| status(rpc, &error))
+    }
+
+    /// As [`Runtime::run`], with the error as it is, for a protocol that carries it whole.
+    pub async fn outcome<T: Send + 'static>(
+        &self,
+        call: Call,
+        work: impl FnOnce(&mut Trace) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let rpc = call.rpc;
         if let Some(step) = self.running.hung(&call, PATIENCE) {
             let message = format!("{rpc}: an earlier call of the same still hangs in step \"{step}\"; retry later");
-            return Err(self.refuse(&call, &Error::new(ErrorKind::Unavailable, message)));
+            let error = Error::new(ErrorKind::Unavailable, message);
+            self.refuse(&call, &error);
+            return Err(error);
         }
         let trace = Trace::new();
         let (entry, _waiting) = self.running.enter(&call, &trace);
@@ -65,15 +77,15 @@ impl Runtime {
         };
         self.metrics.in_flight().inc();
         tokio::task::spawn_blocking(move || worker.work(work, send));
-        let stopping = || Status::unavailable(format!("{rpc}: the driver is stopping; retry"));
+        let stopping = || Error::new(ErrorKind::Unavailable, format!("{rpc}: the driver is stopping; retry"));
         if let Ok(received) = tokio::time::timeout(self.deadline, &mut receive).await {
-            return received.map_err(|_| stopping())?.map_err(|error| status(rpc, &error));
+            return received.map_err(|_| stopping())?;
         }
         answered_late.store(true, Ordering::SeqCst);
         receive.close();
         // It may have ended in this very moment.
         if let Ok(result) = receive.try_recv() {
-            return result.map_err(|error| status(rpc, &error));
+            return result;
         }
         self.metrics.answered(rpc, Code::DeadlineExceeded);
         let message = format!(
@@ -81,17 +93,17 @@ impl Runtime {
             self.deadline.as_secs_f32(),
             trace.current().map(|step| format!(", in step \"{step}\"")).unwrap_or_default()
         );
-        let Call { volume, node, .. } = &call;
-        tracing::warn!(%rpc, volume, node, code = "DEADLINE_EXCEEDED", error = message, "call");
-        Err(Status::deadline_exceeded(message))
+        let Call { volume, node, operation, .. } = &call;
+        tracing::warn!(%rpc, operation, volume, node, code = "DEADLINE_EXCEEDED", error = message, "call");
+        Err(Error::new(ErrorKind::Timeout, message))
     }
 
     /// For a request that is wrong before any work begins: counts and logs it; its status.
     pub fn refuse(&self, call: &Call, error: &Error) -> Status {
         let status = status(call.rpc, error);
         self.metrics.answered(call.rpc, status.code());
-        let Call { rpc, volume, node } = call;
-        tracing::warn!(%rpc, volume, node, code = code_name(status.code()), error = status.message(), "call");
+        let Call { rpc, volume, node, operation } = call;
+        tracing::warn!(%rpc, operation, volume, node, code = code_name(status.code()), error = status.message(), "call");
         status
     }
 
@@ -163,12 +175,12 @@ impl Worker {
             (false, true) => "deadline passed",
             (false, false) => "gone",
         };
-        let Call { rpc, volume, node } = &self.call;
+        let Call { rpc, volume, node, operation } = &self.call;
         let (code, total_ms, steps) = (code_name(code), milliseconds(total), describe(&steps));
         if error.is_none() && heard {
-            tracing::info!(%rpc, volume, node, code, total_ms, steps, "call");
+            tracing::info!(%rpc, operation, volume, node, code, total_ms, steps, "call");
         } else {
-            tracing::warn!(%rpc, volume, node, code, total_ms, steps, client, error, "call");
+            tracing::warn!(%rpc, operation, volume, node, code, total_ms, steps, client, error, "call");
         }
     }
 }

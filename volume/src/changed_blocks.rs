@@ -1,8 +1,9 @@
 //! Which blocks a snapshot holds, and which differ between two: for backups that read only what changed.
 
 use crate::{Result, SnapshotId};
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByteRange {
     pub offset_bytes: u64,
     /// Never 0.
@@ -10,7 +11,7 @@ pub struct ByteRange {
 }
 
 /// Ranges in ascending order that neither overlap nor touch, within the snapshot's size.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockRanges {
     /// Of the snapshot (of the target, for differences).
     pub size_bytes: u64,

@@ -1,5 +1,6 @@
 //! Every key, its type and what it takes. The lists of known keys are what errors suggest from.
 
+use super::agent::{RawAddress, RawAgent};
 use super::{ConfigError, Setting};
 use pool::Scope;
 use rpc::Profile;
@@ -41,6 +42,8 @@ pub enum BackendKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendConfig {
     pub name: BackendName,
+    /// Whether the name was given; else it may be the node's.
+    pub is_named: bool,
     pub kind: BackendKind,
     pub directory: PathBuf,
     pub scope: Option<Scope>,
@@ -67,9 +70,13 @@ pub struct Raw {
     pub rpc_deadline_s: Option<u64>,
     pub kubelet_registration_dir: Option<PathBuf>,
     pub backends: Vec<BackendConfig>,
+    pub agent: RawAgent,
+    pub agents: Vec<RawAddress>,
 }
 
-pub const TOP_KEYS: [&str; 11] = [
+pub const TOP_KEYS: [&str; 13] = [
+    "agent",
+    "agents",
     "backend",
     "endpoint",
     "kubelet_registration_dir",
@@ -102,6 +109,9 @@ impl Raw {
                 self.backends.push(BackendConfig::new()?);
             }
             return self.apply_backend(0, key, setting);
+        }
+        if let Some(key) = setting.key.strip_prefix("agent.") {
+            return self.agent.apply(key, setting);
         }
         let value = setting.value.as_str();
         let at = |expected: String| wrong_value(setting, &expected);
@@ -139,7 +149,10 @@ impl Raw {
         let value = setting.value.as_str();
         let at = |expected: String| wrong_value(setting, &expected);
         match key {
-            "name" => backend.name = BackendName::parse(value).map_err(|error| at(error.to_string()))?,
+            "name" => {
+                backend.name = BackendName::parse(value).map_err(|error| at(error.to_string()))?;
+                backend.is_named = true;
+            }
             "type" => {
                 let known = [("pool", BackendKind::Pool), ("memory", BackendKind::Memory)];
                 backend.kind = one_of(value, &known).map_err(at)?;
@@ -167,6 +180,7 @@ impl BackendConfig {
     pub fn new() -> Result<Self, ConfigError> {
         Ok(Self {
             name: BackendName::parse("pool").map_err(|error| ConfigError(error.to_string()))?,
+            is_named: false,
             kind: BackendKind::Pool,
             directory: PathBuf::from("/var/lib/hawser/pool"),
             scope: None,
@@ -193,7 +207,7 @@ pub fn unknown_key(setting: &Setting, key: &str, known: &[&str]) -> ConfigError 
     ConfigError(format!("{}: unknown key {key:?}; {hint}", setting.origin))
 }
 
-fn wrong_value(setting: &Setting, expected: &str) -> ConfigError {
+pub fn wrong_value(setting: &Setting, expected: &str) -> ConfigError {
     ConfigError(format!("{}: {} is {:?}; {expected}", setting.origin, setting.key, setting.value))
 }
 
@@ -208,12 +222,12 @@ fn not_empty(value: &str) -> Result<String, String> {
     if value.is_empty() { Err("it must not be empty".to_owned()) } else { Ok(value.to_owned()) }
 }
 
-fn absolute(value: &str) -> Result<PathBuf, String> {
+pub fn absolute(value: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if path.is_absolute() { Ok(path) } else { Err("it takes an absolute path".to_owned()) }
 }
 
-fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
+pub fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
     value
         .parse()
         .ok()
