@@ -16,8 +16,6 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Clocks of machines differ.
 const SKEW: Duration = Duration::from_secs(60 * 60);
 
-/// The name of every authority made here: a certificate finds its issuer by it, so it stays when the key does.
-const AUTHORITY_NAME: &str = "hawser agents";
 const AUTHORITY_DAYS: u64 = 3650;
 
 /// From when to when a certificate is valid.
@@ -63,7 +61,10 @@ impl Authority {
             }
             Err(error) => return Err(Error::io(format!("cannot read {}", key_path.display()), error)),
         };
-        let mut params = params(AUTHORITY_NAME, Validity::days(AUTHORITY_DAYS))?;
+        let mut params = params("", Validity::days(AUTHORITY_DAYS))?;
+        // A certificate finds its issuer by name: the same for the same key, and another one's for no other.
+        let id: String = params.key_identifier(&key).iter().map(|byte| format!("{byte:02x}")).collect();
+        params.distinguished_name.push(DnType::CommonName, format!("hawser agents {id}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         if !certificate.exists() {

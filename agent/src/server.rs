@@ -48,7 +48,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// A client that vanished is noticed after this much silence, twice over.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Strangers do not fill the log.
-const BETWEEN_REFUSALS: Duration = Duration::from_secs(1);
+const REFUSALS_A_SECOND: u64 = 10;
 
 impl AgentServer {
     pub async fn bind(config: AgentConfig) -> Result<Self> {
@@ -155,21 +155,34 @@ async fn hang_up(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER, drained).await;
 }
 
-/// One line a second, with the number of those that were left out.
+/// So many lines a second, and the number of those that were left out before.
 #[derive(Default)]
 struct Refusals {
-    state: Mutex<(Option<Instant>, u64)>,
+    second: Mutex<Option<Second>>,
+}
+
+struct Second {
+    began: Instant,
+    refusals: u64,
 }
 
 impl Refusals {
     fn log(&self, peer: SocketAddr, error: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, left_out) = &mut *state;
-        if last.is_some_and(|last| last.elapsed() < BETWEEN_REFUSALS) {
-            *left_out += 1;
-            return;
-        }
-        *last = Some(Instant::now());
-        tracing::warn!(%peer, error, left_out = std::mem::take(left_out), "a connection to the agent is refused");
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusals = second.as_ref().map_or(0, |second| second.refusals);
+        let left_out = match &mut *second {
+            Some(now) if now.began.elapsed() < Duration::from_secs(1) => {
+                now.refusals += 1;
+                if now.refusals > REFUSALS_A_SECOND {
+                    return;
+                }
+                0
+            }
+            other => {
+                *other = Some(Second { began: Instant::now(), refusals: 1 });
+                refusals.saturating_sub(REFUSALS_A_SECOND)
+            }
+        };
+        tracing::warn!(%peer, error, left_out, "a connection to the agent is refused");
     }
 }

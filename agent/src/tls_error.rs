@@ -7,7 +7,7 @@ use volume::{Error, ErrorKind};
 /// At the agent: of a connection that came in.
 pub(crate) fn of_client(error: &io::Error) -> Error {
     let words = match inner(error) {
-        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             "its certificate is not signed by an authority in the agent's ca".to_owned()
         }
         Some(TlsError::InvalidCertificate(why)) => format!("its certificate does not count: {why}"),
@@ -26,7 +26,7 @@ pub(crate) fn of_agent(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(cause) = next {
         let found = cause.downcast_ref::<TlsError>().or_else(|| cause.downcast_ref::<io::Error>().and_then(inner));
         match found {
-            Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
                 return "its certificate is not signed by an authority in the controller's ca".to_owned();
             }
             Some(TlsError::InvalidCertificate(why)) => return format!("its certificate does not count: {why}"),
@@ -39,7 +39,20 @@ pub(crate) fn of_agent(error: &(dyn std::error::Error + 'static)) -> String {
             Some(_) | None => next = cause.source(),
         }
     }
-    chain(error)
+    let text = chain(error);
+    // HTTP/2 keeps no more than the words of what it met.
+    match text.rsplit_once("received fatal alert: ") {
+        Some((_, "UnknownCA" | "DecryptError")) => {
+            let words = alert_words(AlertDescription::UnknownCA);
+            format!("it refuses the controller's certificate: {words}")
+        }
+        Some((_, "CertificateExpired")) => {
+            let words = alert_words(AlertDescription::CertificateExpired);
+            format!("it refuses the controller's certificate: {words}")
+        }
+        Some((_, alert)) => format!("it refuses the controller's certificate: {alert}"),
+        None => text,
+    }
 }
 
 fn inner(error: &io::Error) -> Option<&TlsError> {

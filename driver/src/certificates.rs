@@ -18,7 +18,8 @@ pub fn make(args: &CertificatesArgs, output: Output) -> Result<()> {
     for node in nodes {
         made.push(authority.issue(directory, &format!("node-{node}"), &[Role::Node(node)], validity)?);
     }
-    let entries: Vec<_> = made.iter().map(|files| json!({"ca": files.ca, "cert": files.cert, "key": files.key})).collect();
+    let entries: Vec<_> =
+        made.iter().map(|files| json!({"ca": files.ca, "cert": files.cert, "key": files.key})).collect();
     let lines: Vec<_> = made.iter().map(|files| format!("{}\n{}", files.cert.display(), files.key.display())).collect();
     let text = format!(
         "{}\nEach process needs its own .crt and .key, and ca.crt. Keep ca.key away from all of them: it makes new ones.",

@@ -62,7 +62,8 @@ impl RawAgent {
     pub fn finish(self, mode: Mode, has_agents: bool) -> Result<Option<AgentSettings>, ConfigError> {
         if self.listen.is_some() && mode == Mode::Controller {
             return Err(ConfigError(
-                "agent.listen is set and mode is \"controller\": it is a node that serves its pool to others".to_owned(),
+                "agent.listen is set and mode is \"controller\": it is a node that serves its pool to others"
+                    .to_owned(),
             ));
         }
         let files = match (self.ca, self.cert, self.key) {

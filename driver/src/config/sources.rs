@@ -147,11 +147,14 @@ impl File<'_> {
             DeValue::Boolean(truth) => truth.to_string(),
             DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 let setting = Setting { key: key.to_owned(), value: String::new(), origin };
-                return Err(if [&TOP_KEYS[..], &BACKEND_KEYS, &AGENT_KEYS, &AGENTS_KEYS].iter().any(|keys| keys.contains(&key)) {
-                    ConfigError(format!("{}: {key} takes one string, whole number or truth value", setting.origin))
-                } else {
-                    unknown_key(&setting, key, &TOP_KEYS)
-                });
+                return Err(
+                    if [&TOP_KEYS[..], &BACKEND_KEYS, &AGENT_KEYS, &AGENTS_KEYS].iter().any(|keys| keys.contains(&key))
+                    {
+                        ConfigError(format!("{}: {key} takes one string, whole number or truth value", setting.origin))
+                    } else {
+                        unknown_key(&setting, key, &TOP_KEYS)
+                    },
+                );
             }
         };
         Ok(Setting { key: key.to_owned(), value, origin })
