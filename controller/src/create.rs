@@ -69,9 +69,8 @@ pub(crate) fn run(core: &Core, create: Create, trace: &mut Trace) -> Result<Crea
     choices.reverse();
     while let Some((backend, existing)) = choices.pop() {
         match make(&*backend, existing, &guard, spec.clone(), any_fs, trace) {
-            Err(full) if full.kind() == ErrorKind::Exhausted && !choices.is_empty() => {
-                refused.get_or_insert(full);
-            }
+            // The preferred one's reason is told when all are full.
+            Err(full) if full.kind() == ErrorKind::Exhausted => drop(refused.get_or_insert(full)),
             Err(error) => return Err(context(error)),
             Ok(volume) => return Ok(CreateVolumeResponse { volume: Some(reply::volume(&volume, core.profile)) }),
         }

@@ -5,6 +5,7 @@ mod cancel;
 mod capabilities;
 mod create;
 mod lists;
+mod places;
 mod publish;
 mod shelf;
 mod snapshots;

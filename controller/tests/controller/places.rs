@@ -1,0 +1,184 @@
+//! Backends of several places that come and go: which one a volume goes to, and what is said of those that are away.
+
+use super::*;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use volume::{
+    Backends, Capacity, CapacityQuery, Error, ErrorKind, Page, PageRequest, Restrictions, Segments, VolumeGuard,
+    VolumeId, VolumeSpec,
+};
+
+/// A shelf that stands somewhere, and may be away or full.
+struct Place {
+    shelf: Arc<Shelf>,
+    node: &'static str,
+    away: AtomicBool,
+    full: AtomicBool,
+}
+
+impl Place {
+    fn reach(&self) -> volume::Result<&Shelf> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, format!("the agent of node {} is away", self.node)));
+        }
+        Ok(&self.shelf)
+    }
+}
+
+impl Backend for Place {
+    fn name(&self) -> &volume::BackendName {
+        self.shelf.name()
+    }
+    fn ensure_volume(&self, guard: &VolumeGuard, spec: &VolumeSpec) -> volume::Result<volume::Volume> {
+        self.reach()?;
+        if self.full.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Exhausted, format!("the pool of node {} is full", self.node)));
+        }
+        spec.topology.check(&self.topology()?)?;
+        // The shelf stands on n1 whatever it is asked.
+        let mut volume =
+            self.shelf.ensure_volume(guard, &VolumeSpec { topology: Default::default(), ..spec.clone() })?;
+        volume.accessible_topology = self.topology()?;
+        Ok(volume)
+    }
+    fn find_volume(&self, id: &VolumeId) -> volume::Result<Option<volume::Volume>> {
+        self.reach()?.find_volume(id)
+    }
+    fn delete_volume(&self, guard: &VolumeGuard, id: &VolumeId) -> volume::Result<()> {
+        self.reach()?.delete_volume(guard, id)
+    }
+    fn list_volumes(&self, page: &PageRequest) -> volume::Result<Page<volume::Volume>> {
+        self.reach()?.list_volumes(page)
+    }
+    fn capacity(&self, _: &CapacityQuery) -> volume::Result<Capacity> {
+        self.reach()?.capacity(&CapacityQuery::default())
+    }
+    fn topology(&self) -> volume::Result<Vec<Segments>> {
+        Ok(vec![Segments(text_map("csi.hawser.dev/node", self.node))])
+    }
+    fn check(&self) -> volume::Result<()> {
+        Ok(())
+    }
+    fn restrictions(&self) -> Restrictions {
+        Restrictions::default()
+    }
+}
+
+#[derive(Default)]
+struct Map {
+    known: Mutex<Vec<Arc<Place>>>,
+    unheard: Mutex<Vec<String>>,
+}
+
+impl Backends for Map {
+    fn all(&self) -> Vec<Arc<dyn Backend>> {
+        self.known.lock().unwrap().iter().map(|place| place.clone() as _).collect()
+    }
+    fn defaults(&self) -> Vec<Arc<dyn Backend>> {
+        self.all()
+    }
+    fn unheard(&self) -> Vec<String> {
+        self.unheard.lock().unwrap().clone()
+    }
+}
+
+/// Nodes n1, n2 and n3, with a backend each.
+fn places() -> (ControllerService, Arc<Map>, [Arc<Place>; 3]) {
+    let place = |node: &'static str| {
+        let shelf = Shelf::bare(&format!("on-{node}"));
+        Arc::new(Place { shelf, node, away: AtomicBool::new(false), full: AtomicBool::new(false) })
+    };
+    let places = ["n1", "n2", "n3"].map(place);
+    let map = Arc::new(Map { known: Mutex::new(places.to_vec()), ..Map::default() });
+    let runtime = Runtime::new(Metrics::new(), Duration::from_secs(30));
+    (ControllerService::over(map.clone(), Profile::Kubernetes, runtime), map, places)
+}
+
+fn asked(name: &str, requisite: &[&str], preferred: &[&str]) -> CreateVolumeRequest {
+    let topology = |nodes: &[&str]| {
+        nodes.iter().map(|node| Topology { segments: text_map("csi.hawser.dev/node", node) }).collect::<Vec<_>>()
+    };
+    let (requisite, preferred) = (topology(requisite), topology(preferred));
+    CreateVolumeRequest {
+        accessibility_requirements: Some(TopologyRequirement { requisite, preferred }),
+        ..volume_request(name)
+    }
+}
+
+async fn create(service: &ControllerService, request: CreateVolumeRequest) -> Result<String, Status> {
+    let volume = inner(service.create_volume(Request::new(request)).await)?.volume.unwrap();
+    Ok(volume.volume_id.split_once('.').unwrap().0.to_owned())
+}
+
+const ALL: [&str; 3] = ["n1", "n2", "n3"];
+
+#[tokio::test]
+async fn a_volume_goes_where_it_is_asked_for() {
+    let (service, _, _) = places();
+    assert_eq!(create(&service, asked("a", &["n2"], &[])).await.unwrap(), "on-n2");
+    assert_eq!(create(&service, asked("b", &ALL, &["n3", "n1", "n2"])).await.unwrap(), "on-n3");
+    assert_eq!(create(&service, volume_request("c")).await.unwrap(), "on-n1");
+    // The name means the volume that there is, though another place is preferred by now.
+    assert_eq!(create(&service, asked("b", &ALL, &["n1", "n2", "n3"])).await.unwrap(), "on-n3");
+    refused(create(&service, asked("d", &["n9"], &["n9"])).await, Code::ResourceExhausted);
+    let named = CreateVolumeRequest { parameters: text_map("backend", "on-n2"), ..asked("e", &ALL, &["n1"]) };
+    assert_eq!(create(&service, named).await.unwrap(), "on-n2");
+    let named = CreateVolumeRequest { parameters: text_map("backend", "on-n3"), ..asked("e", &ALL, &["n1"]) };
+    refused(create(&service, named).await, Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn one_that_is_away_or_full_is_passed_over_where_another_will_do() {
+    let (service, _, [n1, n2, n3]) = places();
+    n1.away.store(true, Ordering::SeqCst);
+    n2.full.store(true, Ordering::SeqCst);
+    assert_eq!(create(&service, asked("a", &ALL, &ALL)).await.unwrap(), "on-n3");
+    let away = refused(create(&service, asked("b", &["n1"], &["n1"])).await, Code::Unavailable);
+    assert!(away.contains("node n1 is away"), "{away}");
+    let full = refused(create(&service, asked("b", &["n1", "n2"], &["n1"])).await, Code::ResourceExhausted);
+    assert!(full.contains("node n2 is full"), "{full}");
+    n3.full.store(true, Ordering::SeqCst);
+    let full = refused(create(&service, asked("b", &ALL, &["n3", "n2"])).await, Code::ResourceExhausted);
+    assert!(full.contains("node n3 is full"), "the preferred one's reason: {full}");
+    let capacity = async |node: Option<&str>| {
+        let accessible_topology = node.map(|node| Topology { segments: text_map("csi.hawser.dev/node", node) });
+        let request = GetCapacityRequest { accessible_topology, ..Default::default() };
+        inner(service.get_capacity(Request::new(request)).await)
+    };
+    refused(capacity(Some("n1")).await, Code::Unavailable);
+    assert!(capacity(Some("n2")).await.is_ok() && capacity(None).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_not_known_yet_is_not_denied() {
+    let (service, map, [n1, ..]) = places();
+    let list = async || inner(service.list_volumes(Request::new(ListVolumesRequest::default())).await);
+    let get = async || {
+        let request = ControllerGetVolumeRequest { volume_id: "elsewhere.v".to_owned() + &"0".repeat(32) };
+        inner(service.controller_get_volume(Request::new(request)).await)
+    };
+    let delete = async || {
+        let volume_id = "elsewhere.v".to_owned() + &"0".repeat(32);
+        let request = DeleteVolumeRequest { volume_id, ..Default::default() };
+        inner(service.delete_volume(Request::new(request)).await)
+    };
+    assert!(list().await.is_ok());
+    refused(get().await, Code::NotFound);
+    refused(delete().await, Code::FailedPrecondition);
+    map.unheard.lock().unwrap().push("node n4".to_owned());
+    for message in [
+        refused(list().await, Code::Unavailable),
+        refused(get().await, Code::Unavailable),
+        refused(delete().await, Code::Unavailable),
+        refused(create(&service, asked("a", &["n4"], &["n4"])).await, Code::Unavailable),
+    ] {
+        assert!(message.contains("node n4"), "{message}");
+    }
+    assert_eq!(create(&service, asked("a", &ALL, &["n2"])).await.unwrap(), "on-n2");
+    map.unheard.lock().unwrap().clear();
+    n1.away.store(true, Ordering::SeqCst);
+    refused(list().await, Code::Unavailable);
+    map.known.lock().unwrap().clear();
+    map.unheard.lock().unwrap().push("node n1".to_owned());
+    refused(create(&service, volume_request("b")).await, Code::Unavailable);
+}
