@@ -77,6 +77,11 @@ impl Invocation {
         }
     }
 
+    /// The volume or snapshot that it is about, also where nothing is locked: one that hangs holds up no other.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        ["id", "volume", "snapshot", "target"].iter().find_map(|field| self.request.get(field)?.as_str())
+    }
+
     pub(crate) fn unsupported(&self, what: &str) -> Error {
         Error::new(
             ErrorKind::Unsupported,
@@ -198,6 +203,19 @@ mod tests {
         let error = Invocation::from_json(newer.to_string().as_bytes()).unwrap_err();
         assert!(error.to_string().contains("protocol 2") && error.to_string().contains("9.9.9"), "{error}");
         assert_eq!(Invocation::from_json(b"{").unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn what_a_request_is_about() {
+        for (request, subject) in [
+            (json!({"id": ID}), Some(ID)),
+            (json!({"volume": ID, "node": "n1"}), Some(ID)),
+            (json!({"base": "a", "target": "b"}), Some("b")),
+            (json!({"volume": null}), None),
+            (json!({}), None),
+        ] {
+            assert_eq!(invocation(request).subject(), subject);
+        }
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl Service {
         let known = known.ok_or_else(|| asked.unsupported(&format!("operation {:?}", asked.operation)))?;
         let call = Call::new(Rpc::AgentInvoke).operation(known.name);
         let Prepared { name, keys, run } = (known.prepare)(&asked)?;
-        let call = keys.first().map_or(call.clone(), |key| call.volume(key));
+        let subject = asked.subject().map(str::to_owned).or_else(|| keys.first().cloned());
+        let call = subject.map_or(call.clone(), |id| call.volume(&id));
         let guard = self.locks.try_lock(keys.iter().map(String::as_str)).inspect_err(|busy| {
             self.runtime.refuse(&call, busy);
         })?;

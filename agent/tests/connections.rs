@@ -188,6 +188,8 @@ async fn an_agent_goes_away_and_comes_back() {
         until(&agents, id, |state| state.is_connected && state.is_ready).await;
     }
     assert!(agents.unheard().is_empty());
+    let state = agents.nodes().remove(0);
+    assert!(state.heard.is_some() && state.boot_id == "boot" && state.incarnation.len() == 36, "{state:?}");
     let names = |backends: Vec<Arc<dyn Backend>>| backends.iter().map(|b| b.name().to_string()).collect::<Vec<_>>();
     assert_eq!(
         (names(agents.all()), names(agents.defaults())),

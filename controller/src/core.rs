@@ -1,13 +1,16 @@
 //! What all calls of the controller share: its backends, its locks and its orchestrator's profile.
 
 use rpc::Profile;
-use std::sync::Arc;
-use volume::{Backend, Backends, Error, ErrorKind, LockTable, Result};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use volume::{Backend, BackendName, Backends, Error, ErrorKind, LockTable, Result, VolumeName};
 
 pub(crate) struct Core {
     source: Arc<dyn Backends>,
     pub(crate) locks: LockTable,
     pub(crate) profile: Profile,
+    /// Volumes whose creation ended without an answer, and where: they may be there.
+    unsettled: Mutex<BTreeMap<VolumeName, BackendName>>,
 }
 
 impl Core {
@@ -26,7 +29,7 @@ impl Core {
     }
 
     pub(crate) fn over(source: Arc<dyn Backends>, profile: Profile) -> Self {
-        Self { source, locks: LockTable::default(), profile }
+        Self { source, locks: LockTable::default(), profile, unsettled: Mutex::default() }
     }
 
     /// In the order of their names, which is the order of lists.
@@ -54,6 +57,10 @@ impl Core {
     /// (any more) may still have data: to say "gone" would make the orchestrator forget it.
     pub(crate) fn of_id_to_release(&self, backend: &str, id: &str) -> Result<Arc<dyn Backend>> {
         self.named(backend).map_or_else(|| Err(self.not_configured(backend, id, ErrorKind::FailedPrecondition)), Ok)
+    }
+
+    pub(crate) fn unsettled(&self) -> MutexGuard<'_, BTreeMap<VolumeName, BackendName>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The backend that a parameter names.

@@ -61,6 +61,7 @@ pub(crate) fn run(core: &Core, create: Create, trace: &mut Trace) -> Result<Crea
     let Create { guard, candidates, spec, any_fs } = create;
     let context = |error: Error| error.context(format!("create volume {:?}", spec_name(&spec)));
     trace.step("find");
+    let candidates = unless_unsettled(core, candidates, &spec);
     let mut choices = choices(&candidates, &spec).map_err(context)?;
     if choices.iter().all(|(_, existing)| existing.is_none()) {
         check_name_elsewhere(core, &candidates, &spec)?;
@@ -68,7 +69,9 @@ pub(crate) fn run(core: &Core, create: Create, trace: &mut Trace) -> Result<Crea
     let mut refused = None;
     choices.reverse();
     while let Some((backend, existing)) = choices.pop() {
-        match make(&*backend, existing, &guard, spec.clone(), any_fs, trace) {
+        let made = make(&*backend, existing, &guard, spec.clone(), any_fs, trace);
+        note_unsettled(core, &*backend, &spec, &made);
+        match made {
             // The preferred one's reason is told when all are full.
             Err(full) if full.kind() == ErrorKind::Exhausted => drop(refused.get_or_insert(full)),
             Err(error) => return Err(context(error)),
@@ -76,6 +79,25 @@ pub(crate) fn run(core: &Core, create: Create, trace: &mut Trace) -> Result<Crea
         }
     }
     Err(context(refused.unwrap_or_else(place::none)))
+}
+
+/// Where an earlier attempt may have made the volume, only that backend: a second one elsewhere would leave the first
+/// behind, which nobody would ever delete.
+fn unless_unsettled(core: &Core, candidates: Vec<Arc<dyn Backend>>, spec: &VolumeSpec) -> Vec<Arc<dyn Backend>> {
+    let unsettled = core.unsettled().get(&spec.name).cloned();
+    let there = candidates.iter().find(|backend| Some(backend.name()) == unsettled.as_ref()).cloned();
+    there.map_or(candidates, |backend| vec![backend])
+}
+
+fn note_unsettled(core: &Core, backend: &dyn Backend, spec: &VolumeSpec, made: &Result<Volume>) {
+    let is_unsettled = made.as_ref().err().is_some_and(|error| {
+        matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Busy | ErrorKind::Internal)
+    });
+    if is_unsettled {
+        core.unsettled().insert(spec.name.clone(), backend.name().clone());
+    } else {
+        core.unsettled().remove(&spec.name);
+    }
 }
 
 /// The candidates that can take the volume, in order, or the one that has it already. One that cannot be reached is

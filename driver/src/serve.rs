@@ -96,8 +96,8 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
     until_stopped(router, incoming, stopping).await?;
     drop(registration);
     if let Some(served) = served {
-        // Its calls are drained with all others.
-        served.abort();
+        // What its calls are still doing then is waited for with all others.
+        let _ = tokio::time::timeout(STOP_LIMIT, served).await;
     }
     let running = runtime.drain(STOP_LIMIT).await;
     if running > 0 {

@@ -14,6 +14,8 @@ struct Place {
     node: &'static str,
     away: AtomicBool,
     full: AtomicBool,
+    /// Makes the volume and goes away before it says so.
+    lost: AtomicBool,
 }
 
 impl Place {
@@ -39,6 +41,10 @@ impl Backend for Place {
         let mut volume =
             self.shelf.ensure_volume(guard, &VolumeSpec { topology: Default::default(), ..spec.clone() })?;
         volume.accessible_topology = self.topology()?;
+        if self.lost.swap(false, Ordering::SeqCst) {
+            self.away.store(true, Ordering::SeqCst);
+        }
+        self.reach()?;
         Ok(volume)
     }
     fn find_volume(&self, id: &VolumeId) -> volume::Result<Option<volume::Volume>> {
@@ -86,7 +92,13 @@ impl Backends for Map {
 fn places() -> (ControllerService, Arc<Map>, [Arc<Place>; 3]) {
     let place = |node: &'static str| {
         let shelf = Shelf::bare(&format!("on-{node}"));
-        Arc::new(Place { shelf, node, away: AtomicBool::new(false), full: AtomicBool::new(false) })
+        Arc::new(Place {
+            shelf,
+            node,
+            away: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+        })
     };
     let places = ["n1", "n2", "n3"].map(place);
     let map = Arc::new(Map { known: Mutex::new(places.to_vec()), ..Map::default() });
@@ -147,6 +159,23 @@ async fn one_that_is_away_or_full_is_passed_over_where_another_will_do() {
     };
     refused(capacity(Some("n1")).await, Code::Unavailable);
     assert!(capacity(Some("n2")).await.is_ok() && capacity(None).await.is_ok());
+}
+
+/// Made, and the answer lost: a retry must not make it again elsewhere, or the first would stay for ever.
+#[tokio::test]
+async fn a_volume_that_may_be_there_is_not_made_elsewhere() {
+    let (service, _, [n1, n2, n3]) = places();
+    n1.lost.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        refused(create(&service, asked("a", &ALL, &ALL)).await, Code::Unavailable);
+    }
+    for other in [&n2, &n3] {
+        assert!(other.list_volumes(&PageRequest::default()).unwrap().entries.is_empty());
+    }
+    assert_eq!(create(&service, asked("b", &ALL, &ALL)).await.unwrap(), "on-n2", "nothing is known of this one");
+    n1.away.store(false, Ordering::SeqCst);
+    assert_eq!(create(&service, asked("a", &ALL, &["n3"])).await.unwrap(), "on-n1");
+    assert_eq!(n1.list_volumes(&PageRequest::default()).unwrap().entries.len(), 1);
 }
 
 #[tokio::test]
