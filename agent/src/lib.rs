@@ -15,6 +15,8 @@ mod envelope;
 mod link;
 mod operation;
 mod operations;
+mod ranges;
+mod reach;
 mod remote;
 mod role;
 mod server;
@@ -36,5 +38,5 @@ mod proto {
     tonic::include_proto!("hawser.agent.v1");
 }
 
-/// Of both sides: a list of a thousand volumes has less than one MiB, the extents of a snapshot may have more.
+/// Of both sides: lists come in pages of less than one MiB, but for those of nodes, of orphans and of what a fence did.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;

@@ -2,12 +2,13 @@
 
 use crate::envelope::WireError;
 use crate::operation::{Known, Operation, lacking, operations};
+use crate::ranges::{self, RangesPage};
 use serde::{Deserialize, Serialize};
 use volume::{
-    AttachContext, AttachRequest, Backend, BlockRanges, Capacity, CapacityQuery, FenceHow, FenceProof, FenceReport,
-    GroupSnapshot, GroupSnapshotId, MutableChange, NodeId, NodeRecord, Orphan, Page, PageRequest, Result, Severity,
-    SizeRange, Snapshot, SnapshotFilter, SnapshotId, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeName,
-    VolumeSource, VolumeSpec,
+    AttachContext, AttachRequest, Backend, Capacity, CapacityQuery, FenceHow, FenceProof, FenceReport, GroupSnapshot,
+    GroupSnapshotId, MutableChange, NodeId, NodeRecord, Orphan, Page, PageRequest, Result, Severity, SizeRange,
+    Snapshot, SnapshotFilter, SnapshotId, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeName, VolumeSource,
+    VolumeSpec,
 };
 
 operations! {
@@ -84,27 +85,25 @@ operations! {
             groups.delete_group_snapshot(guard, &op.id)
         };
 
-    Allocated("allocated_blocks") { snapshot: SnapshotId, from_bytes: u64 } -> BlockRanges, |_| vec![],
+    Allocated("allocated_blocks") { snapshot: SnapshotId, from_bytes: u64 } -> RangesPage, |_| vec![],
         |op, backend, _| {
             let blocks = backend.changed_blocks().ok_or_else(|| lacking(backend, "changed blocks"))?;
-            blocks.allocated(&op.snapshot, op.from_bytes)
+            ranges::page(backend, &[&op.snapshot], || blocks.allocated(&op.snapshot, op.from_bytes))
         };
-    Changed("changed_blocks") { base: SnapshotId, target: SnapshotId, from_bytes: u64 } -> BlockRanges, |_| vec![],
+    Changed("changed_blocks") { base: SnapshotId, target: SnapshotId, from_bytes: u64 } -> RangesPage, |_| vec![],
         |op, backend, _| {
             let blocks = backend.changed_blocks().ok_or_else(|| lacking(backend, "changed blocks"))?;
-            blocks.changed(&op.base, &op.target, op.from_bytes)
+            ranges::page(backend, &[&op.base, &op.target], || blocks.changed(&op.base, &op.target, op.from_bytes))
         };
 
     Expand("expand") { id: VolumeId, size: SizeRange } -> (u64, bool), |op| vec![op.id.to_string()],
         |op, backend, guard| {
             backend.expand().ok_or_else(|| lacking(backend, "volumes that grow"))?.expand(guard, &op.id, op.size)
         };
-    /// The change as CSI's mutable parameters.
-    Modify("modify") { id: VolumeId, change: Vec<(String, String)> } -> (), |op| vec![op.id.to_string()],
+    Modify("modify") { id: VolumeId, change: MutableChange } -> (), |op| vec![op.id.to_string()],
         |op, backend, guard| {
             let modify = backend.modify().ok_or_else(|| lacking(backend, "volumes that can be changed"))?;
-            let pairs = op.change.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-            modify.modify(guard, &op.id, &MutableChange::parse(pairs)?)
+            modify.modify(guard, &op.id, &op.change)
         };
 
     HealthOf("volume_health") { id: VolumeId } -> WireHealth, |_| vec![],
@@ -181,24 +180,6 @@ impl From<FenceReport> for WireFenceReport {
     }
 }
 
-/// What [`MutableChange::parse`] reads back as the same change.
-pub(crate) fn pairs_of(change: &MutableChange) -> Vec<(String, String)> {
-    fn pair<T: ToString>(key: &str, value: Option<Option<T>>) -> Option<(String, String)> {
-        let value = value?.map_or_else(|| "default".to_owned(), |value| value.to_string());
-        Some((key.to_owned(), value))
-    }
-    [
-        pair("readAheadKiB", change.read_ahead_kib),
-        pair("readBytesPerSecond", change.read_bytes_per_second),
-        pair("readOpsPerSecond", change.read_ops_per_second),
-        pair("writeBytesPerSecond", change.write_bytes_per_second),
-        pair("writeOpsPerSecond", change.write_ops_per_second),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,24 +190,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
-    }
-
-    #[test]
-    fn changes_survive() {
-        let change = MutableChange {
-            read_ahead_kib: Some(None),
-            read_bytes_per_second: Some(Some(u64::MAX)),
-            write_bytes_per_second: None,
-            read_ops_per_second: Some(Some(1)),
-            write_ops_per_second: Some(None),
-        };
-        let pairs = pairs_of(&change);
-        let read = MutableChange::parse(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))).unwrap();
-        assert_eq!(read, change);
-        // Every key there is.
-        let all = MutableChange::KEYS.map(|key| (key, "7"));
-        let all = MutableChange::parse(all).unwrap();
-        assert_eq!(pairs_of(&all).len(), MutableChange::KEYS.len());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! A backend on another machine, as the controller sees it. Calls block, as those of every backend do.
 
 use crate::describe::Described;
-use crate::envelope::{Answer, Invocation};
-use crate::link::{Link, Session};
+use crate::link::Link;
 use crate::operation::Operation;
 use crate::operations as op;
+use crate::ranges;
+use crate::reach::Reach;
 use crate::words::Words;
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
+use std::sync::Arc;
 use tokio::runtime::Handle;
 use volume::{
     Attach, AttachContext, AttachRequest, Backend, BackendName, BlockRanges, Capacity, CapacityQuery, ChangedBlocks,
@@ -18,17 +19,8 @@ use volume::{
 
 /// Reached by one agent, or by several that have the same storage: whichever is there.
 pub struct RemoteBackend {
-    name: BackendName,
-    routes: RwLock<Vec<Route>>,
+    reach: Arc<Reach>,
     words: Arc<Words>,
-    handle: Handle,
-}
-
-/// An agent, and what it said of the backend when it was last there.
-#[derive(Clone)]
-struct Route {
-    link: Arc<Link>,
-    described: Arc<Described>,
 }
 
 /// How many entries of a list are asked for at once.
@@ -36,83 +28,21 @@ const PAGE: usize = 1000;
 
 impl RemoteBackend {
     pub(crate) fn new(name: BackendName, words: Arc<Words>, handle: Handle) -> Self {
-        Self { name, routes: RwLock::default(), words, handle }
+        Self { reach: Arc::new(Reach::new(name, handle)), words }
     }
 
-    /// Notes what `link` says of the backend; `None`: it has none of the name any more. Whether any agent has.
+    /// As [`Reach::update`].
     pub(crate) fn update(&self, link: &Arc<Link>, described: Option<Described>) -> bool {
-        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        let at = routes.iter().position(|route| Arc::ptr_eq(&route.link, link));
-        match (at, described) {
-            (Some(at), Some(described)) => routes[at].described = Arc::new(described),
-            (Some(at), None) => drop(routes.remove(at)),
-            (None, Some(described)) => {
-                routes.push(Route { link: Arc::clone(link), described: Arc::new(described) });
-                if let Err(conflict) = self.agree(&routes) {
-                    tracing::error!(error = conflict.chain(), "a backend cannot be used");
-                }
-            }
-            (None, None) => {}
-        }
-        !routes.is_empty()
-    }
-
-    fn routes(&self) -> Vec<Route> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What is known of the backend, whether an agent is there or not.
-    fn described(&self) -> Option<Arc<Described>> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner).first().map(|route| Arc::clone(&route.described))
-    }
-
-    fn has(&self, ability: impl Fn(&Described) -> bool) -> Option<&Self> {
-        self.described().is_some_and(|described| ability(&described)).then_some(self)
-    }
-
-    /// Two agents have one backend only when it can be reached from the same places. Else they are two that were given
-    /// one name, and a volume of one would be looked for, not found and given up on the other.
-    fn agree(&self, routes: &[Route]) -> Result<()> {
-        let Some((first, others)) = routes.split_first() else { return Ok(()) };
-        match others.iter().find(|other| other.described.topology != first.described.topology) {
-            None => Ok(()),
-            Some(other) => Err(Error::new(
-                ErrorKind::FailedPrecondition,
-                format!(
-                    "the agents of nodes {} and {} both have a backend named {}, and not the same one; give each a name of its own",
-                    first.link.node, other.link.node, self.name
-                ),
-            )),
-        }
-    }
-
-    /// The first agent that is there; the first one's error when none is.
-    fn session(&self) -> Result<(Route, Arc<Session>)> {
-        let routes = self.routes();
-        self.agree(&routes)?;
-        let mut away = None;
-        for route in routes {
-            match route.link.session() {
-                Ok(session) => return Ok((route, session)),
-                Err(error) => drop(away.get_or_insert(error)),
-            }
-        }
-        let gone = || Error::new(ErrorKind::Unavailable, format!("no agent has the backend {} any more", self.name));
-        Err(away.unwrap_or_else(gone))
+        self.reach.update(link, described)
     }
 
     fn call<O: Operation>(&self, operation: &O) -> Result<O::Reply> {
-        let (route, session) = self.session()?;
-        let json = Invocation::new(Some(&self.name), O::NAME, operation)?.to_json()?;
-        let (send, receive) = mpsc::sync_channel(1);
-        self.handle.spawn(async move {
-            // Nobody waits when the process ends.
-            let _ = send.send(session.invoke(json).await);
-        });
-        let answered =
-            receive.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the driver is stopping; retry")));
-        let at = |error: Error| error.context(format!("{} at the agent of node {}", O::NAME, route.link.node));
-        Answer::read(&answered.map_err(at)?)
+        self.reach.call(operation)
+    }
+
+    /// One whose last agent has just gone has everything: what is then asked of it is told that.
+    fn has(&self, ability: impl Fn(&Described) -> bool) -> Option<&Self> {
+        self.reach.described().is_none_or(|described| ability(&described)).then_some(self)
     }
 
     /// All that `list` gives in pages of a size that fits into a message.
@@ -132,7 +62,7 @@ impl RemoteBackend {
 
 impl Backend for RemoteBackend {
     fn name(&self) -> &BackendName {
-        &self.name
+        &self.reach.name
     }
 
     fn ensure_volume(&self, guard: &VolumeGuard, spec: &VolumeSpec) -> Result<Volume> {
@@ -172,24 +102,24 @@ impl Backend for RemoteBackend {
     }
 
     fn topology(&self) -> Result<Vec<Segments>> {
-        Ok(self.described().map(|described| described.topology.clone()).unwrap_or_default())
+        Ok(self.reach.described().map(|described| described.topology.clone()).unwrap_or_default())
     }
 
     /// From the last heartbeat.
     fn check(&self) -> Result<()> {
-        let (route, session) = self.session()?;
+        let (route, session) = self.reach.session()?;
         let last = session.last();
-        match last.1.backends.iter().find(|state| state.name == self.name.as_str() && !state.usable) {
+        match last.1.backends.iter().find(|state| state.name == self.reach.name.as_str() && !state.usable) {
             None => Ok(()),
             Some(state) => {
-                let message = format!("backend {} on node {}: {}", self.name, route.link.node, state.problem);
+                let message = format!("backend {} on node {}: {}", self.reach.name, route.link.node, state.problem);
                 Err(Error::new(ErrorKind::Unavailable, message))
             }
         }
     }
 
     fn restrictions(&self) -> Restrictions {
-        self.described().map(|described| described.restrictions(&self.words)).unwrap_or_default()
+        self.reach.described().map(|described| described.restrictions(&self.words)).unwrap_or_default()
     }
 
     fn attach(&self) -> Option<&dyn Attach> {
@@ -227,6 +157,9 @@ impl Backend for RemoteBackend {
     fn fence(&self) -> Option<&dyn Fence> {
         self.has(|it| it.has.fence).map(|it| it as _)
     }
+
+    // No `trim`: it acts on a file system that is mounted on the machine of whoever asks, and the controller, or the one
+    // agent of several that a call happens to go to, has the mounts of no other.
 }
 
 impl Attach for RemoteBackend {
@@ -300,11 +233,17 @@ impl GroupSnapshots for RemoteBackend {
 
 impl ChangedBlocks for RemoteBackend {
     fn allocated(&self, snapshot: &SnapshotId, from_bytes: u64) -> Result<BlockRanges> {
-        self.call(&op::Allocated { snapshot: snapshot.clone(), from_bytes })
+        let (reach, snapshot) = (Arc::clone(&self.reach), snapshot.clone());
+        ranges::fetched(from_bytes, move |from_bytes| {
+            reach.call(&op::Allocated { snapshot: snapshot.clone(), from_bytes })
+        })
     }
 
     fn changed(&self, base: &SnapshotId, target: &SnapshotId, from_bytes: u64) -> Result<BlockRanges> {
-        self.call(&op::Changed { base: base.clone(), target: target.clone(), from_bytes })
+        let (reach, base, target) = (Arc::clone(&self.reach), base.clone(), target.clone());
+        ranges::fetched(from_bytes, move |from_bytes| {
+            reach.call(&op::Changed { base: base.clone(), target: target.clone(), from_bytes })
+        })
     }
 }
 
@@ -318,7 +257,7 @@ impl Expand for RemoteBackend {
 impl Modify for RemoteBackend {
     fn modify(&self, guard: &VolumeGuard, id: &VolumeId, change: &MutableChange) -> Result<()> {
         guard.check(id.as_str())?;
-        self.call(&op::Modify { id: id.clone(), change: op::pairs_of(change) })
+        self.call(&op::Modify { id: id.clone(), change: *change })
     }
 }
 

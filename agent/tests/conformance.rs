@@ -1,4 +1,5 @@
 //! A backend reached by its agent passes the suite of all backends: over a real connection, with certificates.
+#![allow(clippy::unwrap_used)] // The helper below is no test function.
 
 mod common;
 
@@ -7,6 +8,7 @@ use common::{Served, agents, any_port, credentials, node, runtime};
 use conformance::backend::Subject;
 use host::FakeHost;
 use memory::MemoryBackend;
+use std::path::Path;
 use std::sync::Arc;
 use volume::{Backend, BackendName, Backends};
 
@@ -16,7 +18,9 @@ fn subject() -> Result<Subject, String> {
     let runtime = runtime();
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let name = BackendName::of_node(&node("n1"));
-    let local = MemoryBackend::new(name, Arc::new(FakeHost::default()), 4 << 30, None);
+    let host = Arc::new(FakeHost::default());
+    let images = format!("/hawser-memory/{name}");
+    let local = MemoryBackend::new(name, Arc::clone(&host), 4 << 30, None);
     let connector = Arc::new(local.connector());
     let (served, first, second) = runtime.block_on(async {
         let own = credentials(dir.path(), "n1", &[Role::Node(node("n1"))]);
@@ -34,6 +38,13 @@ fn subject() -> Result<Subject, String> {
         backend,
         connector,
         another: Box::new(move || Arc::clone(&another)),
+        write: Box::new({
+            let host = Arc::clone(&host);
+            move |device, offset_bytes, bytes| host.write_blocks(device, offset_bytes, bytes)
+        }),
+        set_image_bytes: Box::new(move |id, bytes| {
+            host.resize_image(Path::new(&format!("{images}/{id}/image.{:016x}", 0)), bytes).unwrap();
+        }),
         keep: Box::new((first, second, served, dir, runtime)),
     })
 }

@@ -10,6 +10,14 @@ use volume::{DeviceNumber, Error, ErrorKind, FsType};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// For suites: sets the length of the only image in a pool's directory of a volume.
+pub fn set_image_bytes(volume_directory: &Path, size_bytes: u64) {
+    let names = std::fs::read_dir(volume_directory).unwrap().map(|entry| entry.unwrap());
+    let mut images = names.filter(|entry| entry.file_name().to_string_lossy().starts_with("image."));
+    let image = images.next().unwrap().path();
+    std::fs::OpenOptions::new().write(true).open(image).unwrap().set_len(size_bytes).unwrap();
+}
+
 /// Dropped, it detaches every loop device that stands on it, unmounts and removes everything.
 pub struct ScratchPool {
     host: LinuxHost,

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use conformance::host::{BLOCK, Content, Fixture};
-use host::{FakeHost, Host, Probe};
+use host::{FakeHost, Host, LoopDevice, Probe};
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +42,14 @@ impl Fixture for FakeFixture {
             Content::Data => self.host.put_on_image(&path, &Probe::Other("unknown data".to_owned())).unwrap(),
         }
         path
+    }
+
+    fn truncate_image(&self, image: &Path, size_bytes: u64) {
+        self.host.resize_image(image, size_bytes).unwrap();
+    }
+
+    fn fail_ext4(&self, device: &LoopDevice) {
+        self.host.fail_file_system(device.number);
     }
 
     fn grow_image(&self, image: &Path, size_bytes: u64) {

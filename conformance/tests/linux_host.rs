@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use conformance::host::{BLOCK, Content, Fixture};
-use host::{Effects, Host, LinuxHost, filesystem};
+use host::{Effects, Host, LinuxHost, LoopDevice, filesystem};
 use std::any::Any;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -73,6 +73,16 @@ impl Fixture for LinuxFixture {
             Content::Data => file.write_all(&[0x5a; 1 << 20]).unwrap(),
         }
         path
+    }
+
+    fn truncate_image(&self, image: &Path, size_bytes: u64) {
+        self.grow_image(image, size_bytes);
+    }
+
+    fn fail_ext4(&self, device: &LoopDevice) {
+        let name = device.path.file_name().unwrap();
+        let trigger = Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error");
+        std::fs::write(trigger, "for a test").unwrap();
     }
 
     fn grow_image(&self, image: &Path, size_bytes: u64) {

@@ -10,6 +10,7 @@ pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
     let any = |can: fn(&dyn Backend) -> bool| core.backends().iter().any(|backend| can(&**backend));
     let grants = any(|b| b.attach().is_some());
     let snapshots = any(|b| b.snapshots().is_some());
+    let health = any(|b| b.health().is_some());
     let capabilities = [
         (Capability::CreateDeleteVolume, true),
         (Capability::PublishUnpublishVolume, grants),
@@ -23,6 +24,10 @@ pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
         (Capability::ListVolumesPublishedNodes, grants),
         (Capability::GetVolume, true),
         (Capability::SingleNodeMultiWriter, true),
+        (Capability::ModifyVolume, any(|b| b.modify().is_some())),
+        (Capability::GetSnapshot, snapshots),
+        (Capability::GetVolumeHealth, health),
+        (Capability::ListVolumeHealth, health),
     ];
     let capabilities = capabilities
         .into_iter()

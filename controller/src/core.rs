@@ -1,6 +1,6 @@
 //! What all calls of the controller share: its backends, its locks and its orchestrator's profile.
 
-use rpc::Profile;
+use rpc::{Profile, Rpc};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use volume::{Backend, BackendName, Backends, Error, ErrorKind, LockTable, Result, VolumeName};
@@ -72,6 +72,15 @@ impl Core {
             },
             Ok,
         )
+    }
+
+    /// Whether a call is served at all, for what `can` tells a backend does. `Unavailable` while one that is not known yet
+    /// may do it.
+    pub(crate) fn serves(&self, rpc: Rpc, can: impl Fn(&dyn Backend) -> bool) -> Result<bool> {
+        if self.backends().iter().any(|backend| can(&**backend)) {
+            return Ok(true);
+        }
+        self.complete(rpc.as_str()).map(|()| false)
     }
 
     /// `Unavailable` while there may be backends that are not known yet: what is not found may be on one of them.

@@ -29,11 +29,7 @@ pub(crate) fn prepare(core: &Core, request: CreateVolumeRequest) -> Result<Creat
     let capabilities = parse::capabilities(&request.volume_capabilities)?;
     let size = parse::size(request.capacity_range.as_ref())?;
     let parameters = parse::parameters(&request.parameters)?;
-    if let Some(key) = request.mutable_parameters.keys().next() {
-        return Err(Error::invalid(format!(
-            "mutable parameter {key:?} is given; volumes of this driver have none that can change"
-        )));
-    }
+    let mutable = parse::mutable_parameters(&request.mutable_parameters)?;
     let kind = VolumeKind::for_capabilities(&capabilities, parameters.fs_type)?;
     let source = request.volume_content_source.as_ref().map(source).transpose()?;
     // Without topology in the answers, requirements are none that this driver was asked to meet.
@@ -43,6 +39,10 @@ pub(crate) fn prepare(core: &Core, request: CreateVolumeRequest) -> Result<Creat
         TopologyRequirement::default()
     };
     let candidates = candidates(core, &parameters, source.as_ref(), &topology)?;
+    let candidates = match request.mutable_parameters.keys().next() {
+        Some(key) => able_to_change(candidates, key)?,
+        None => candidates,
+    };
     // A name means one volume, whichever backend it is on: all the ids it could have are locked.
     let ids: Vec<_> = core.backends().iter().map(|b| VolumeId::of_name(b.name(), &name)).collect();
     let keys = ids.iter().map(VolumeId::as_str).chain(source.as_ref().map(source_id));
@@ -52,7 +52,7 @@ pub(crate) fn prepare(core: &Core, request: CreateVolumeRequest) -> Result<Creat
     Ok(Create {
         guard,
         candidates,
-        spec: VolumeSpec { id, name, size, kind, source, parameters, mutable: Default::default(), topology },
+        spec: VolumeSpec { id, name, size, kind, source, parameters, mutable, topology },
         any_fs,
     })
 }
@@ -160,6 +160,19 @@ fn candidates(
         ))),
         _ => Ok(vec![of_source]),
     }
+}
+
+/// Those on which `key`, a mutable parameter, is one; `InvalidArgument` when it is none on any.
+fn able_to_change(candidates: Vec<Arc<dyn Backend>>, key: &str) -> Result<Vec<Arc<dyn Backend>>> {
+    let (able, unable): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|backend| backend.modify().is_some());
+    if able.is_empty() && !unable.is_empty() {
+        let names: Vec<_> = unable.iter().map(|backend| backend.name().as_str()).collect();
+        return Err(Error::invalid(format!(
+            "mutable parameter {key:?} is given; nothing of volumes of backend {} can change",
+            names.join(", ")
+        )));
+    }
+    Ok(able)
 }
 
 fn source(wire: &VolumeContentSource) -> Result<VolumeSource> {

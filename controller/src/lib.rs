@@ -4,6 +4,7 @@
 //! does the work on a thread of its own, `reply` writes the answer.
 #![forbid(unsafe_code)]
 
+mod call;
 mod capabilities;
 mod capacity;
 mod core;
@@ -11,8 +12,11 @@ mod create;
 mod delete;
 mod expand;
 mod group;
+mod group_snapshot;
+mod health;
 mod list;
 mod metadata;
+mod modify;
 mod paging;
 mod place;
 mod publish;

@@ -38,7 +38,7 @@ pub(crate) struct Get {
 pub(crate) fn prepare_get(core: &Core, request: ControllerGetVolumeRequest) -> Result<Get> {
     parse::required(&[("volume_id", &request.volume_id)])?;
     let id = VolumeId::parse(&request.volume_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     Ok(Get { backend, id })
 }
 

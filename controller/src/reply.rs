@@ -4,16 +4,15 @@ use csi_proto::csi::volume_content_source::{SnapshotSource, Type, VolumeSource a
 use csi_proto::csi::{self, VolumeContentSource};
 use prost_types::Timestamp;
 use rpc::Profile;
-use volume::{Segments, Snapshot, Volume, VolumeSource};
+use volume::{GroupSnapshot, Segments, Snapshot, Volume, VolumeSource};
 
 pub(crate) fn volume(volume: &Volume, profile: Profile) -> csi::Volume {
-    let topology = if profile.has_topology() { volume.accessible_topology.iter().map(place).collect() } else { vec![] };
     csi::Volume {
         capacity_bytes: bytes(volume.size_bytes),
         volume_id: volume.id.to_string(),
         volume_context: volume.parameters.to_volume_context(),
         content_source: volume.source.as_ref().map(content_source),
-        accessible_topology: topology,
+        accessible_topology: topology(&volume.accessible_topology, profile),
     }
 }
 
@@ -22,15 +21,24 @@ pub(crate) fn published_nodes(volume: &Volume) -> Vec<String> {
     volume.attachment.iter().map(|held| held.holder.node.to_string()).collect()
 }
 
-pub(crate) fn snapshot(snapshot: &Snapshot) -> csi::Snapshot {
+pub(crate) fn snapshot(snapshot: &Snapshot, profile: Profile) -> csi::Snapshot {
     csi::Snapshot {
         size_bytes: bytes(snapshot.size_bytes),
         snapshot_id: snapshot.id.to_string(),
         source_volume_id: snapshot.source.to_string(),
         creation_time: Some(timestamp(snapshot.created_at_ms)),
         ready_to_use: snapshot.ready,
-        group_snapshot_id: String::new(),
-        accessible_topology: Vec::new(),
+        group_snapshot_id: snapshot.group.as_ref().map(ToString::to_string).unwrap_or_default(),
+        accessible_topology: topology(&snapshot.accessible_topology, profile),
+    }
+}
+
+pub(crate) fn group_snapshot(group: &GroupSnapshot, profile: Profile) -> csi::VolumeGroupSnapshot {
+    csi::VolumeGroupSnapshot {
+        group_snapshot_id: group.id.to_string(),
+        snapshots: group.snapshots.iter().map(|member| snapshot(member, profile)).collect(),
+        creation_time: Some(timestamp(group.created_at_ms)),
+        ready_to_use: group.ready,
     }
 }
 
@@ -45,6 +53,10 @@ fn content_source(source: &VolumeSource) -> VolumeContentSource {
         VolumeSource::Volume(id) => Type::Volume(WireVolumeSource { volume_id: id.to_string() }),
     };
     VolumeContentSource { r#type: Some(source) }
+}
+
+fn topology(places: &[Segments], profile: Profile) -> Vec<csi::Topology> {
+    if profile.has_topology() { places.iter().map(place).collect() } else { Vec::new() }
 }
 
 fn place(segments: &Segments) -> csi::Topology {

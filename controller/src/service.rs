@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::{GroupControllerService, SnapshotMetadataService};
-use crate::{capabilities, capacity, create, delete, expand, list, publish, snapshot, validate};
+use crate::{capabilities, capacity, create, delete, expand, health, list, modify, publish, snapshot, validate};
 use csi_proto::csi::controller_server::Controller;
 use csi_proto::csi::*;
 use rpc::{Call, Profile, Rpc, Runtime, Trace};
@@ -39,7 +39,6 @@ impl ControllerService {
         SnapshotMetadataService::new(self.core.clone(), self.runtime.clone())
     }
 
-    /// Prepares (parses and locks) and runs one call. `prepare` must have no effect; `run` owns what it prepared.
     async fn call<Q, P, R>(
         &self,
         call: Call,
@@ -52,11 +51,7 @@ impl ControllerService {
         P: Send + 'static,
         R: Send + 'static,
     {
-        let request = request.into_inner();
-        self.runtime.received(call.rpc, &request);
-        let prepared = prepare(&self.core, request).map_err(|error| self.runtime.refuse(&call, &error))?;
-        let core = self.core.clone();
-        self.runtime.run(call, move |trace| run(&core, prepared, trace)).await.map(Response::new)
+        crate::call::call(&self.core, &self.runtime, call, request, prepare, run).await
     }
 }
 
@@ -144,28 +139,32 @@ impl Controller for ControllerService {
         self.call(call, request, expand::prepare, expand::run).await
     }
 
-    async fn get_snapshot(&self, _: Request<GetSnapshotRequest>) -> Answer<GetSnapshotResponse> {
-        Err(self.runtime.unimplemented(Rpc::GetSnapshot))
+    async fn get_snapshot(&self, request: Request<GetSnapshotRequest>) -> Answer<GetSnapshotResponse> {
+        let call = Call::new(Rpc::GetSnapshot).volume(&request.get_ref().snapshot_id);
+        self.call(call, request, snapshot::prepare_get, snapshot::run_get).await
     }
 
     async fn controller_modify_volume(
         &self,
-        _: Request<ControllerModifyVolumeRequest>,
+        request: Request<ControllerModifyVolumeRequest>,
     ) -> Answer<ControllerModifyVolumeResponse> {
-        Err(self.runtime.unimplemented(Rpc::ControllerModifyVolume))
+        let call = Call::new(Rpc::ControllerModifyVolume).volume(&request.get_ref().volume_id);
+        self.call(call, request, modify::prepare, modify::run).await
     }
 
     async fn controller_list_volume_health(
         &self,
-        _: Request<ControllerListVolumeHealthRequest>,
+        request: Request<ControllerListVolumeHealthRequest>,
     ) -> Answer<ControllerListVolumeHealthResponse> {
-        Err(self.runtime.unimplemented(Rpc::ControllerListVolumeHealth))
+        let call = Call::new(Rpc::ControllerListVolumeHealth);
+        self.call(call, request, health::prepare_list, health::run_list).await
     }
 
     async fn controller_get_volume_health(
         &self,
-        _: Request<ControllerGetVolumeHealthRequest>,
+        request: Request<ControllerGetVolumeHealthRequest>,
     ) -> Answer<ControllerGetVolumeHealthResponse> {
-        Err(self.runtime.unimplemented(Rpc::ControllerGetVolumeHealth))
+        let call = Call::new(Rpc::ControllerGetVolumeHealth).volume(&request.get_ref().volume_id);
+        self.call(call, request, health::prepare_get, health::run_get).await
     }
 }

@@ -5,7 +5,7 @@ use csi_proto::csi::validate_volume_capabilities_response::Confirmed;
 use csi_proto::csi::{ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse};
 use rpc::{Trace, parse};
 use std::sync::Arc;
-use volume::{Backend, Error, Result, Volume, VolumeId};
+use volume::{Backend, Error, MutableChange, Result, Volume, VolumeId};
 
 pub(crate) struct Validate {
     backend: Arc<dyn Backend>,
@@ -23,7 +23,7 @@ pub(crate) fn prepare(core: &Core, request: ValidateVolumeCapabilitiesRequest) -
         return Err(Error::invalid("a volume capability needs an access_mode, and an access_type of block or mount"));
     }
     let id = VolumeId::parse(&request.volume_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     Ok(Validate { backend, id, request })
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn run(_: &Core, validate: Validate, trace: &mut Trace) -> Result<Val
     let Validate { backend, id, request } = validate;
     trace.step("find");
     let volume = backend.find_volume(&id)?.ok_or_else(|| Error::not_found(format!("volume {id} does not exist")))?;
-    Ok(match check(&volume, &request) {
+    Ok(match check(&*backend, &volume, &request) {
         // Nomad compares what is confirmed with what it asked for, so all of it is given back.
         Ok(()) => ValidateVolumeCapabilitiesResponse {
             confirmed: Some(Confirmed {
@@ -47,7 +47,7 @@ pub(crate) fn run(_: &Core, validate: Validate, trace: &mut Trace) -> Result<Val
 }
 
 /// `Ok` when the volume answers everything that the request describes, else why not.
-fn check(volume: &Volume, request: &ValidateVolumeCapabilitiesRequest) -> Result<()> {
+fn check(backend: &dyn Backend, volume: &Volume, request: &ValidateVolumeCapabilitiesRequest) -> Result<()> {
     for capability in parse::capabilities(&request.volume_capabilities)? {
         volume.kind.check(&capability)?;
     }
@@ -60,8 +60,10 @@ fn check(volume: &Volume, request: &ValidateVolumeCapabilitiesRequest) -> Result
     if !request.parameters.is_empty() && parse::parameters(&request.parameters)? != volume.parameters {
         return Err(Error::invalid("the volume was made with other parameters"));
     }
-    match request.mutable_parameters.keys().next() {
-        Some(key) => Err(Error::invalid(format!("mutable parameter {key:?}: this driver has none"))),
-        None => Ok(()),
+    // Whether the volume could have them: that is what a caller asks whose modification was refused.
+    let mutable = parse::mutable_parameters(&request.mutable_parameters)?;
+    if mutable != MutableChange::default() && backend.modify().is_none() {
+        return Err(Error::invalid(format!("nothing of volumes of backend {} can change", backend.name())));
     }
+    mutable.apply_to(volume.mutable).check_kind(volume.kind)
 }

@@ -38,10 +38,10 @@ pub struct Global {
 pub enum Command {
     /// Serve CSI on a unix socket
     Serve(ServeArgs),
-    /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore, rebuild
+    /// Volumes: list, inspect, create, remove, expand, snapshot, clone, restore, trim, rebuild
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Snapshots: list, remove
+    /// Snapshots: list, remove, compare; of several volumes at one instant: group
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Images left behind by forks of a fence: list, remove
@@ -61,6 +61,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Make an authority and certificates for a controller and for the agents of nodes; run again, it renews them
     Certificates(CertificatesArgs),
+    /// Load any CSI driver with volumes and measure each call
+    Bench(BenchArgs),
     /// Print the version and what this binary speaks
     Version,
     /// Print a completion script for a shell
@@ -130,6 +132,14 @@ pub enum VolumeCommand {
         #[arg(value_name = "SIZE", value_parser = parse_size)]
         size_bytes: u64,
     },
+    /// Change what can change of a volume while it is used; its node applies it within seconds
+    Modify {
+        #[arg(value_name = "VOLUME")]
+        volume: String,
+        /// Mutable parameter, such as readAheadKiB=1024 or writeBytesPerSecond=default
+        #[arg(value_name = "KEY=VALUE", value_parser = parse_pair, required = true)]
+        parameters: Vec<(String, String)>,
+    },
     /// Take a snapshot of a volume
     Snapshot {
         #[arg(value_name = "VOLUME")]
@@ -160,6 +170,15 @@ pub enum VolumeCommand {
         /// Size of the new volume [default: the snapshot's]
         #[arg(long = "size", value_name = "SIZE", value_parser = parse_size)]
         size_bytes: Option<u64>,
+    },
+    /// Give the free space of a mounted volume's file system back to the storage
+    Trim {
+        /// Name or id
+        #[arg(value_name = "VOLUME", required_unless_present = "all", conflicts_with = "all")]
+        volume: Option<String>,
+        /// Every thin volume that is mounted on this machine
+        #[arg(long)]
+        all: bool,
     },
     /// Make the damaged record of a volume again from its data. You have made sure that no node uses it
     Rebuild {
@@ -200,6 +219,45 @@ pub enum SnapshotCommand {
         /// Name or id
         #[arg(value_name = "SNAPSHOT")]
         snapshot: String,
+    },
+    /// Print where a snapshot holds data; everything else reads as zeros
+    Blocks {
+        /// Name or id
+        #[arg(value_name = "SNAPSHOT")]
+        snapshot: String,
+    },
+    /// Print where two snapshots of one volume may differ; outside of it they are the same
+    Diff {
+        /// Name or id of the older one
+        #[arg(value_name = "BASE")]
+        base: String,
+        /// Name or id of the younger one
+        #[arg(value_name = "TARGET")]
+        target: String,
+    },
+    /// Snapshots of several volumes at one instant: create, list, remove
+    #[command(subcommand)]
+    Group(GroupCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// Take snapshots of several volumes at one instant; they can be restored one by one
+    Create {
+        /// Name of the group
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Names or ids of volumes on one backend
+        #[arg(value_name = "VOLUME", required = true)]
+        volumes: Vec<String>,
+    },
+    /// List group snapshots
+    Ls,
+    /// Delete a group with all its snapshots; fine when it is gone already
+    Rm {
+        /// Name or id
+        #[arg(value_name = "GROUP")]
+        group: String,
     },
 }
 
@@ -262,6 +320,55 @@ pub struct DemoArgs {
     /// Do not fence the frozen node: the verdict must then be FAIL
     #[arg(long, hide = true)]
     pub without_fence: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// The driver's socket: unix:///x, unix://x or a path
+    #[arg(long)]
+    pub endpoint: String,
+    /// The socket of its node service, where that is another
+    #[arg(long, value_name = "ENDPOINT")]
+    pub node_endpoint: Option<String>,
+    /// Volumes there at once
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub volumes: u32,
+    /// Volumes worked on at the same time
+    #[arg(long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub concurrency: u32,
+    /// How often all volumes are made and removed
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// Raw block devices instead of file systems
+    #[arg(long, conflicts_with = "fs")]
+    pub block: bool,
+    /// File system asked for
+    #[arg(long, value_name = "FS", default_value = "ext4")]
+    pub fs: String,
+    /// Size of each volume
+    #[arg(long = "size", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    pub size_bytes: u64,
+    /// Parameter of CreateVolume, as a StorageClass has it (repeatable)
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    pub parameters: Vec<(String, String)>,
+    /// How long all volumes stay published, in seconds
+    #[arg(long = "hold", value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub hold_s: u64,
+    /// Where staging directories are made; the driver must see it [default: below the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub staging_dir: Option<PathBuf>,
+    /// Where volumes are published; the driver must see it [default: below the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub target_dir: Option<PathBuf>,
+    /// How long one call may take, and how long a busy driver is asked again, in seconds
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub timeout_s: u64,
+    /// Go on with the other volumes when one fails
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Write the figures to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -343,7 +450,15 @@ mod tests {
             &["hawser", "volume", "create", "x", "--size", "ten"],
             &["hawser", "volume", "create", "x", "--size", "1G", "--block", "--directory"],
             &["hawser", "fence"],
+            &["hawser", "snapshot", "group", "create", "x"],
+            &["hawser", "volume", "trim"],
+            &["hawser", "volume", "trim", "x", "--all"],
+            &["hawser", "volume", "modify", "x"],
+            &["hawser", "volume", "modify", "x", "readAheadKiB"],
             &["hawser", "demo", "--fault", "none"],
+            &["hawser", "bench"],
+            &["hawser", "bench", "--endpoint", "/x", "--block", "--fs", "xfs"],
+            &["hawser", "bench", "--endpoint", "/x", "--volumes", "0"],
         ] {
             let error = Cli::try_parse_from(wrong).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{wrong:?}");

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use volume::{Backend, CapacityQuery, PageRequest, Result};
+use volume::{Backend, CapacityQuery, Health, PageRequest, Result, Severity};
 
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -28,6 +28,7 @@ struct Families {
     attachments: Family<OfNode, Gauge>,
     nodes: Family<OfState, Gauge>,
     fenced: Family<OfBackend, Gauge>,
+    unhealthy: Family<OfSeverity, Gauge>,
     orphan_bytes: Family<OfBackend, Gauge>,
     available_bytes: Family<OfBackend, Gauge>,
     total_bytes: Family<OfBackend, Gauge>,
@@ -59,6 +60,12 @@ struct OfState {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSeverity {
+    backend: String,
+    severity: &'static str,
+}
+
 impl Gauges {
     pub fn new(storage: Arc<Storage>, metrics: &Metrics) -> Self {
         let families = Families::default();
@@ -68,6 +75,7 @@ impl Gauges {
             registry.register("hawser_attachments", "Volumes that a node holds", f.attachments.clone());
             registry.register("hawser_nodes", "Nodes that registered, by state", f.nodes.clone());
             registry.register("hawser_fenced_attachments", "Grants of holders that are cut off", f.fenced.clone());
+            registry.register("hawser_unhealthy_volumes", "Volumes by the worst that is wrong", f.unhealthy.clone());
             registry.register("hawser_orphan_bytes", "Kept of what fenced nodes wrote last", f.orphan_bytes.clone());
             registry.register("hawser_available_bytes", "What new volumes can take", f.available_bytes.clone());
             registry.register("hawser_total_bytes", "Size of the storage", f.total_bytes.clone());
@@ -135,6 +143,9 @@ impl Gauges {
         set(&f.fenced.get_or_create(&of), fenced);
         set(&f.provisioned_bytes.get_or_create(&of), volumes.iter().map(|volume| volume.size_bytes).sum());
         set(&f.available_bytes.get_or_create(&of), backend.capacity(&CapacityQuery::default())?.available_bytes);
+        if let Some(health) = backend.health() {
+            self.count_unhealthy(&name, health)?;
+        }
         if let Some(bytes) = backend.total_bytes()? {
             set(&f.total_bytes.get_or_create(&of), bytes);
         }
@@ -147,6 +158,22 @@ impl Gauges {
         if let Some(fence) = backend.fence() {
             let bytes = fence.orphans()?.iter().map(|orphan| orphan.allocated_bytes).sum();
             set(&f.orphan_bytes.get_or_create(&of), bytes);
+        }
+        Ok(())
+    }
+
+    /// All three are there, so that an alert on one has something to compare.
+    fn count_unhealthy(&self, backend: &str, health: &dyn Health) -> Result<()> {
+        let found = health.list_unhealthy(&PageRequest::default())?.entries;
+        for severity in [Severity::Degraded, Severity::Inaccessible, Severity::DataLoss] {
+            let label = match severity {
+                Severity::Degraded => "degraded",
+                Severity::Inaccessible => "inaccessible",
+                Severity::DataLoss => "data_loss",
+            };
+            let count = found.iter().filter(|health| health.worst() == Some(severity)).count();
+            let of = OfSeverity { backend: backend.to_owned(), severity: label };
+            set(&self.families.unhealthy.get_or_create(&of), count as u64);
         }
         Ok(())
     }

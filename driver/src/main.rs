@@ -3,8 +3,10 @@
 #![allow(unreachable_pub, reason = "a binary has no outside; its modules say what they offer each other")]
 
 mod agents;
+mod bench;
 mod certificates;
 mod cli;
+mod client;
 mod commands;
 mod config;
 mod demo;
@@ -69,6 +71,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Workload(command) => Ok(workload::run(command, output)?),
         Command::Demo(args) => Ok(demo::run(&args, output)?),
         Command::Certificates(args) => Ok(certificates::make(&args, output)?),
+        Command::Bench(args) => Ok(bench::run(&args, output)?),
         Command::Version => {
             print_version(output);
             Ok(())

@@ -30,7 +30,13 @@ use volume::{Backends, Error, LockTable, Result};
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How soon a node that was fenced while it was frozen or cut off notices.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon a change of a volume's mutable parameters reaches its device.
+const TUNE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CALLS: usize = 8192;
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// After so many registrations what calls have freed meanwhile is given back to the machine, in a fraction of a
+/// millisecond: a burst of a thousand calls leaves several MB in pieces.
+const GIVE_BACK_EVERY: u32 = 10;
 
 /// Blocks until SIGTERM or SIGINT.
 pub fn serve(config: &Config, effects: Effects) -> Result<()> {
@@ -39,8 +45,11 @@ pub fn serve(config: &Config, effects: Effects) -> Result<()> {
         Mode::Controller => None,
         Mode::Node | Mode::All => Some(state::claim(&config.state_dir, &config.endpoint)?),
     };
+    host::memory::keep_little();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // Idle threads end soon, and their stacks with them.
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
         // A call that hangs on its device keeps its thread, one a volume; there must be more than volumes on a node.
         .max_blocking_threads(MAX_CALLS)
         .thread_stack_size(1 << 20)
@@ -118,6 +127,7 @@ fn node_service(config: &Config, storage: &Storage, effects: Effects, runtime: &
         profile: config.profile,
         state_dir: config.state_dir.clone(),
         effects,
+        io_limit_cgroups: config.io_limit_cgroups.clone(),
         runtime: runtime.clone(),
         step_deadline: config.rpc_deadline,
     })
@@ -169,25 +179,50 @@ async fn make_known(node: &NodeService, mut stopping: watch::Receiver<bool>) -> 
     }
     let one = node.clone();
     let reconciled = blocking(move || one.reconcile()).await?;
+    host::memory::give_back();
     for done in &reconciled.done {
         tracing::info!(done, "reconciled");
     }
     for leftover in &reconciled.leftovers {
         tracing::warn!(leftover, "left as it is");
     }
+    tokio::spawn(tune_again(node.clone(), stopping.clone()));
     tokio::spawn(register_again(node.clone(), stopping));
     Ok(true)
 }
 
+async fn tune_again(node: NodeService, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TUNE_INTERVAL) => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+        let one = node.clone();
+        let tuned = blocking(move || {
+            one.tune();
+            Ok(())
+        });
+        if let Err(error) = tuned.await {
+            tracing::error!(error = error.chain(), "mutable parameters could not be looked at");
+        }
+    }
+}
+
 async fn register_again(node: NodeService, mut stopping: watch::Receiver<bool>) {
     let mut last = None;
-    loop {
+    for count in 1u32.. {
         tokio::select! {
             () = tokio::time::sleep(REGISTER_INTERVAL) => {}
             _ = stopping.wait_for(|stop| *stop) => return,
         }
         let one = node.clone();
-        let failure = blocking(move || one.register()).await.err().map(|error| error.chain());
+        let work = move || {
+            if count.is_multiple_of(GIVE_BACK_EVERY) {
+                host::memory::give_back();
+            }
+            one.register()
+        };
+        let failure = blocking(work).await.err().map(|error| error.chain());
         if failure != last {
             match &failure {
                 Some(error) => tracing::error!(error, "this node cannot be registered; trying again"),

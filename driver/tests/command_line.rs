@@ -97,6 +97,8 @@ fn every_command_has_json_and_a_fence_is_audited() {
     for arguments in [
         &["volume", "create", "db", "--size", "64MiB"][..],
         &["volume", "expand", "db", "96MiB"],
+        &["volume", "modify", "db", "readAheadKiB=256", "writeBytesPerSecond=1048576"],
+        &["volume", "modify", "db", "writeBytesPerSecond=default"],
         &["volume", "snapshot", "db", "monday"],
         &["volume", "clone", "db", "copy"],
         &["volume", "restore", "monday", "older", "--size", "128MiB"],
@@ -107,6 +109,19 @@ fn every_command_has_json_and_a_fence_is_audited() {
         run(arguments);
     }
     assert_eq!(run(&["volume", "inspect", "older"]).0["size_bytes"], 128 << 20);
+    let group = run(&["snapshot", "group", "create", "both", "db", "copy"]).0;
+    assert_eq!(run(&["snapshot", "group", "create", "both", "copy", "db"]).0, group);
+    assert_eq!(run(&["snapshot", "group", "ls"]).0, serde_json::json!([group]));
+    let members = group["snapshots"].as_array().unwrap();
+    assert_eq!((members.len(), &members[0]["group"]), (2, &group["id"]));
+    run(&["volume", "restore", members[0]["id"].as_str().unwrap(), "of a member"]);
+    assert_eq!(run(&["snapshot", "group", "rm", "both"]).0["deleted"], group["id"]);
+    for name in ["both", group["id"].as_str().unwrap()] {
+        assert_eq!(run(&["snapshot", "group", "rm", name]).0["deleted"], serde_json::Value::Null);
+    }
+    assert_eq!(run(&["snapshot", "ls"]).0, serde_json::json!([]));
+    let mutable = &run(&["volume", "inspect", "db"]).0["mutable_parameters"];
+    assert_eq!(*mutable, serde_json::json!({"readAheadKiB": "256"}));
 
     let at = |name: &str| dir.path().join(name).display().to_string();
     let (socket, state) = (format!("unix://{}", at("csi.sock")), at("state"));
@@ -131,6 +146,38 @@ fn every_command_has_json_and_a_fence_is_audited() {
     let recorded = run(&["node", "ls"]).0.to_string();
     assert!(recorded.contains("cli:") && recorded.contains("powered"), "{recorded}");
     assert!(run(&["unfence", "n1"]).1.contains("node unfenced"));
+}
+
+#[test]
+fn blocks_of_snapshots() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("SKIPPED: blocks_of_snapshots: needs root, as a node does");
+    }
+    let (_dir, config) = pool();
+    let run = |arguments: &[&str]| hawser(&[&["--config", &config], arguments].concat());
+    for arguments in [
+        &["volume", "create", "db", "--size", "64MiB"][..],
+        &["volume", "snapshot", "db", "monday"],
+        &["volume", "snapshot", "db", "tuesday"],
+    ] {
+        assert!(run(arguments).status.success());
+    }
+    let held = run(&["--json", "snapshot", "blocks", "monday"]);
+    if !held.status.success() {
+        assert!(stderr(&held).contains("tell which blocks"), "{}", stderr(&held));
+        return println!("SKIPPED: blocks_of_snapshots: the temporary directory's file system does not tell extents");
+    }
+    let held: serde_json::Value = serde_json::from_slice(&held.stdout).unwrap();
+    let ranges = held["ranges"].as_array().unwrap();
+    let total: u64 = ranges.iter().map(|range| range["length_bytes"].as_u64().unwrap()).sum();
+    assert!(held["size_bytes"] == 64 << 20 && held["total_bytes"] == total && total > 0 && total < 64 << 20, "{held}");
+    let table = stdout(&run(&["snapshot", "blocks", "monday"]));
+    assert!(table.starts_with("OFFSET") && table.trim_end().ends_with("of 67108864 bytes"), "{table}");
+    assert!(run(&["snapshot", "diff", "monday", "tuesday"]).status.success());
+    let wrong = run(&["snapshot", "diff", "tuesday", "monday"]);
+    assert!(wrong.status.code() == Some(1) && stderr(&wrong).contains("younger"), "{}", stderr(&wrong));
+    let gone = run(&["snapshot", "diff", "sunday", "monday"]);
+    assert!(gone.status.code() == Some(1) && stderr(&gone).contains("hawser snapshot ls"), "{}", stderr(&gone));
 }
 
 #[test]

@@ -209,6 +209,7 @@ async fn calls_are_counted_and_logged() {
         "hawser_volumes{backend=\"pool\",kind=\"ext4\"} 1",
         "hawser_attachments{backend=\"pool\",node=\"n1\"} 1",
         "hawser_fenced_attachments{backend=\"pool\"} 0",
+        "hawser_unhealthy_volumes{backend=\"pool\",severity=\"data_loss\"} 0",
         "hawser_orphan_bytes{backend=\"pool\"} 0",
         "hawser_available_bytes{backend=\"pool\"} ",
         &format!("hawser_provisioned_bytes{{backend=\"pool\"}} {}", volume.capacity_bytes),

@@ -7,7 +7,7 @@ use csi_proto::csi::volume_capability::access_mode::Mode;
 use csi_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use csi_proto::csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use std::collections::BTreeMap;
-use volume::{BackendName, SnapshotId, VolumeId, VolumeName};
+use volume::{BackendName, GroupSnapshotId, SnapshotId, VolumeId, VolumeName};
 
 pub(crate) const MIB: i64 = 1 << 20;
 
@@ -112,6 +112,14 @@ impl Subject {
         })
     }
 
+    pub(crate) fn modify(&self, pairs: &[(&str, &str)]) -> Call {
+        Call::ControllerModify(csi::ControllerModifyVolumeRequest {
+            volume_id: self.id(),
+            mutable_parameters: pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            secrets: BTreeMap::new(),
+        })
+    }
+
     pub(crate) fn snapshot(&self, name: &str) -> Call {
         Call::CreateSnapshot(csi::CreateSnapshotRequest {
             source_volume_id: self.id(),
@@ -179,12 +187,40 @@ pub(crate) fn delete_snapshot(name: &str) -> Call {
     Call::DeleteSnapshot(csi::DeleteSnapshotRequest { snapshot_id: snapshot_id(name), secrets: BTreeMap::new() })
 }
 
+/// Of `volumes`, in whatever order.
+pub(crate) fn create_group(name: &str, volumes: &[Subject]) -> Call {
+    Call::CreateGroup(csi::CreateVolumeGroupSnapshotRequest {
+        name: name.to_owned(),
+        source_volume_ids: volumes.iter().map(Subject::id).collect(),
+        ..csi::CreateVolumeGroupSnapshotRequest::default()
+    })
+}
+
+pub(crate) fn delete_group(name: &str, volumes: &[Subject]) -> Call {
+    Call::DeleteGroup(csi::DeleteVolumeGroupSnapshotRequest {
+        group_snapshot_id: group_id(name),
+        snapshot_ids: volumes.iter().map(|volume| member_id(name, &volume.name)).collect(),
+        ..csi::DeleteVolumeGroupSnapshotRequest::default()
+    })
+}
+
 pub(crate) fn volume_id(name: &str) -> String {
     of_name(name, |backend, name| VolumeId::of_name(backend, name).to_string())
 }
 
 pub(crate) fn snapshot_id(name: &str) -> String {
     of_name(name, |backend, name| SnapshotId::of_name(backend, name).to_string())
+}
+
+pub(crate) fn group_id(name: &str) -> String {
+    of_name(name, |backend, name| GroupSnapshotId::of_name(backend, name).to_string())
+}
+
+pub(crate) fn member_id(group: &str, volume: &str) -> String {
+    match (GroupSnapshotId::parse(&group_id(group)), VolumeId::parse(&volume_id(volume))) {
+        (Ok(group), Ok(volume)) => SnapshotId::of_member(&group, &volume).to_string(),
+        _ => format!("no member {volume:?} of {group:?}"),
+    }
 }
 
 /// Names of tests are usable; anything else shows as an id that nobody has.

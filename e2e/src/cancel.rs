@@ -56,7 +56,7 @@ fn run(lab: &Lab, server: &Hawser, index: usize, tag: &str, patience: Option<Dur
         let _ = server.client.call_and_cancel(&scenario.call, patience);
     }
     server.client.call_until_done(&scenario.call).context(|| "the retry".to_owned())?;
-    let found = state::observe(lab, &server.client, &scenario.subjects, &scenario.snapshots, tag)?;
+    let found = state::observe(lab, &server.client, &scenario, tag)?;
     scenario.tear_down(lab, &server.client)?;
     lab.ensure_clean()?;
     Ok(found)

@@ -112,7 +112,8 @@ impl Sweep {
         let effects = || std::fs::read_to_string(&log).unwrap_or_default().lines().count() as u64;
         let start = effects();
         server.client.call(&scenario.call).context(|| "undisturbed".to_owned())?;
-        let state = state::observe(&self.lab, &server.client, &scenario.subjects, &scenario.snapshots, &tag)?;
+        scenario.settle(&self.lab)?;
+        let state = state::observe(&self.lab, &server.client, &scenario, &tag)?;
         let effects = effects();
         scenario.tear_down(&self.lab, &server.client).context(|| "giving back".to_owned())?;
         server.stop()?;
@@ -134,7 +135,8 @@ impl Sweep {
         match then {
             Then::Repeats => {
                 server.client.call_until_done(&scenario.call).context(|| "repeated".to_owned())?;
-                let found = state::observe(&self.lab, &server.client, &scenario.subjects, &scenario.snapshots, &tag)?;
+                scenario.settle(&self.lab)?;
+                let found = state::observe(&self.lab, &server.client, &scenario, &tag)?;
                 ensure(found == undisturbed.state, || {
                     format!("another end state: {}", state::difference(&undisturbed.state, &found))
                 })?;

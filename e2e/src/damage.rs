@@ -31,6 +31,7 @@ pub(crate) fn suite(report: &Report, hawser: &Path) -> Result<()> {
     report.test("damage-pool-full-thick", || full_of_thick(hawser));
     report.test("damage-pool-full-copy-on-write", || full_of_copies(hawser));
     report.test("damage-pool-disappears", || disappears(hawser));
+    crate::health::tests(report, hawser);
     Ok(())
 }
 

@@ -6,17 +6,22 @@
     reason = "tests start the binary under test, and mount(8), losetup(8) and mkfs for their pools"
 )]
 
+mod bench;
 mod calls;
 mod cancel;
 mod client;
+mod compat;
 mod crash;
 mod damage;
 mod failover;
 mod failure;
 mod fencing;
+mod health;
 mod input;
 mod junit;
 mod lab;
+mod metadata;
+mod modify;
 mod report;
 mod restart;
 mod sanity;
@@ -53,6 +58,12 @@ enum Suite {
         #[arg(long)]
         csi_sanity: PathBuf,
     },
+    /// Clients of older and later versions of CSI.
+    Compat {
+        /// The directory of the clients, each named by its version.
+        #[arg(long)]
+        clients: PathBuf,
+    },
     /// Many calls at once.
     Storms,
     /// The client goes away.
@@ -63,6 +74,8 @@ enum Suite {
     Stale,
     /// Published volumes while the process is killed, started and stopped.
     Restart,
+    /// Mutable parameters of published volumes.
+    Modify,
     /// Fences that are interrupted or overtaken.
     Fencing,
     /// Nothing acknowledged is lost, nothing is acknowledged after the fence.
@@ -71,6 +84,15 @@ enum Suite {
     Input,
     /// Storage that breaks under the driver.
     Damage,
+    /// What the SnapshotMetadata service says of snapshots, against their bytes.
+    Metadata,
+    /// Measures; prints lines of JSON for `cargo xtask bench`.
+    Bench {
+        measure: bench::Measure,
+        /// Few samples: shows that it works, not how fast.
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 /// Set in the process that has the mount namespace of its own.
@@ -85,15 +107,19 @@ fn main() -> ExitCode {
     let hawser = &arguments.hawser;
     let ended = match &arguments.suite {
         Suite::Sanity { csi_sanity } => sanity::suite(&report, hawser, csi_sanity),
+        Suite::Compat { clients } => compat::suite(&report, hawser, clients),
         Suite::Storms => storms::suite(&report, hawser),
         Suite::Cancel => cancel::suite(&report, hawser),
         Suite::Crash => crash::suite(&report, hawser),
         Suite::Stale => stale::suite(&report, hawser),
         Suite::Restart => restart::suite(&report, hawser),
+        Suite::Modify => modify::suite(&report, hawser),
         Suite::Fencing => fencing::suite(&report, hawser),
         Suite::Failover => failover::suite(&report, hawser),
         Suite::Input => input::suite(&report, hawser),
         Suite::Damage => damage::suite(&report, hawser),
+        Suite::Metadata => metadata::suite(&report, hawser),
+        Suite::Bench { measure, quick } => bench::run(*measure, hawser, *quick),
     };
     if let Err(failure) = ended {
         report.failed("set-up", &failure.to_string());

@@ -19,22 +19,24 @@ const MAX_VOLUMES: &str = "8";
 const NOBODY: u32 = 65_534;
 const EXPANDED_BYTES: u64 = 128 << 20;
 
-/// Capabilities that the driver does not have yet, by what csi-sanity says when it skips for their lack.
-const LATER: [(&str, &str); 8] = [
-    ("GroupControllerService not supported", "group snapshots come later"),
-    ("VolumeGroupSnapshots not supported", "group snapshots come later"),
-    ("odify", "ControllerModifyVolume comes later"),
-    ("GetSnapshot not supported", "GetSnapshot comes later"),
-    ("ControllerGetVolumeHealth not supported", "volume health comes later"),
-    ("ControllerListVolumeHealth not supported", "volume health comes later"),
-    ("NodeGetVolumeHealth not supported", "volume health comes later"),
-    ("NodeGetStorageHealth not supported", "volume health comes later"),
+/// What only Kubernetes calls, so the driver offers it nowhere else: Nomad vendors CSI 1.12 and has no use for it, Swarm and
+/// Docker know nothing of it.
+const KUBERNETES_ALONE: [&str; 9] = [
+    "GroupControllerService not supported",
+    "GetSnapshot not supported",
+    "ControllerModifyVolume not supported",
+    "Modify volume not supported",
+    "Modify Volume not supported",
+    "ControllerGetVolumeHealth not supported",
+    "ControllerListVolumeHealth not supported",
+    "NodeGetVolumeHealth not supported",
+    "NodeGetStorageHealth not supported",
 ];
-/// What snapshots do not need, as they are where their pool is.
-const NOT_NEEDED: [(&str, &str); 2] = [
-    ("SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", "snapshots are where their pool is"),
-    ("node does not report accessible topology", "this profile has no topology"),
-];
+/// Where neither volumes nor nodes are said to be somewhere: Swarm drops it, and a simulated host is everywhere.
+const WITHOUT_TOPOLOGY: [&str; 2] =
+    ["SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported", "node does not report accessible topology"];
+/// As csi-sanity takes them: a file of YAML.
+const MUTABLE_PARAMETERS: &str = "readAheadKiB: \"256\"\nwriteOpsPerSecond: \"1000\"\n";
 /// Swarm and the Docker plugin protocol never call these, so the driver does not offer them there.
 const NEVER_CALLED: [&str; 17] = [
     "GetCapacity not supported",
@@ -110,6 +112,12 @@ fn run_in_lab(
         match &case.outcome {
             Outcome::Passed => report.ok(&test),
             Outcome::Pending => report.skipped(&test, "csi-sanity itself never runs it"),
+            Outcome::Failed(why) if is_of_size_cache(&case.name, why) => {
+                report.skipped(
+                    &test,
+                    "csi-sanity 5.6.0 compares size caches of its own messages; the topologies are equal",
+                );
+            }
             Outcome::Failed(why) => report.failed(&test, why),
             Outcome::Skipped(why) => match allowed(options, why) {
                 Some(reason) => report.skipped(&test, reason),
@@ -127,6 +135,8 @@ fn run_in_lab(
 
 fn program(lab: &Lab, csi_sanity: &Path, options: &Options, access: &str, junit: &Path) -> Result<String> {
     let socket = lab.socket(options);
+    let mutable = lab.path("run").join("mutable.yaml");
+    std::fs::write(&mutable, MUTABLE_PARAMETERS)?;
     let mut command = Command::new(csi_sanity);
     command
         .arg("-csi.endpoint")
@@ -137,6 +147,8 @@ fn program(lab: &Lab, csi_sanity: &Path, options: &Options, access: &str, junit:
         .arg(lab.path("published").join("csi"))
         .arg("-csi.junitfile")
         .arg(junit)
+        .arg("-csi.testvolumemutableparameters")
+        .arg(&mutable)
         .args(["-csi.testvolumeaccesstype", access])
         .args(["-csi.testvolumesize", &VOLUME_BYTES.to_string()])
         .args(["-csi.testvolumeexpandsize", &EXPANDED_BYTES.to_string()])
@@ -154,8 +166,56 @@ fn program(lab: &Lab, csi_sanity: &Path, options: &Options, access: &str, junit:
 
 /// The reason for which a specification may be skipped.
 fn allowed(options: &Options, why: &str) -> Option<&'static str> {
-    let known = LATER.iter().chain(&NOT_NEEDED).find(|(text, _)| why.contains(text));
-    let is_never_called =
-        matches!(options.profile, "swarm" | "docker") && NEVER_CALLED.iter().any(|text| why.contains(text));
-    known.map(|(_, reason)| *reason).or(is_never_called.then_some("not offered to an orchestrator that never calls it"))
+    let is = |texts: &[&str]| texts.iter().any(|text| why.contains(text));
+    let never_calls_much = matches!(options.profile, "swarm" | "docker");
+    (options.profile != "kubernetes" && is(&KUBERNETES_ALONE))
+        .then_some("offered to Kubernetes alone")
+        .or(((never_calls_much || options.backend == "memory") && is(&WITHOUT_TOPOLOGY))
+            .then_some("there is no topology here"))
+        .or((never_calls_much && is(&NEVER_CALLED)).then_some("not offered to an orchestrator that never calls it"))
+}
+
+/// csi-sanity v5.6.0 compares the topology in CreateSnapshot's answer by reflection with the one that it has sent itself, in which
+/// the protobuf library has cached its size: no driver that answers with a topology passes. True only when the two are
+/// alike in all else. To go with a release that compares with proto.Equal.
+fn is_of_size_cache(case: &str, why: &str) -> bool {
+    let is_concerned = case.ends_with("should succeed when creating a snapshot with accessibility requirements");
+    let without_caches = |message: &str| -> Option<Vec<String>> {
+        let (head, body) = message.split_once('{')?;
+        head.contains("<*csi.Topology").then_some(())?;
+        let mut words = body.split_whitespace();
+        let mut kept = Vec::new();
+        while let Some(word) = words.next() {
+            if word == "sizeCache:" {
+                words.next()?;
+            } else {
+                kept.push(word.to_owned());
+            }
+        }
+        Some(kept)
+    };
+    is_concerned
+        && why.split_once(" to equal ").is_some_and(|(found, sent)| {
+            let (found, sent) = (without_caches(found), without_caches(sent));
+            found.is_some_and(|found| found.iter().any(|word| word == "Segments:") && sent == Some(found))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_that_differs_in_its_size_cache_alone() {
+        let case = "CreateSnapshot should succeed when creating a snapshot with accessibility requirements";
+        let one = |address: &str, pool: &str, cache: &str| {
+            format!("<*csi.Topology | {address}>: {{ Segments: {{ \"pool\": \"{pool}\", }}, sizeCache: {cache}, }}")
+        };
+        let why = |a: &str, b: &str| format!("Expected     {a} to equal     {b}");
+        assert!(is_of_size_cache(case, &why(&one("0x1", "a", "0"), &one("0x2", "a", "67"))));
+        assert!(!is_of_size_cache("another", &why(&one("0x1", "a", "0"), &one("0x2", "a", "67"))));
+        assert!(!is_of_size_cache(case, &why(&one("0x1", "a", "0"), &one("0x2", "b", "67"))));
+        assert!(!is_of_size_cache(case, "Expected <nil> to equal <nil>"));
+        assert!(!is_of_size_cache(case, "Timed out"));
+    }
 }

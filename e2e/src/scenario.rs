@@ -1,6 +1,6 @@
 //! One call of each sort with what must stand before it, for the sweeps.
 
-use crate::calls::{Access, MIB, Subject, delete_snapshot};
+use crate::calls::{Access, MIB, Subject, create_group, delete_group, delete_snapshot};
 use crate::client::{Call, Client};
 use crate::failure::{Context, Result};
 use crate::lab::{Lab, Options};
@@ -9,15 +9,22 @@ use std::path::Path;
 /// The node of all single-node scenarios.
 pub(crate) const NODE: &str = "n1";
 
+/// No kernel's default.
+const MODIFIED_KIB: u32 = 64;
+
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) before: Vec<Call>,
     pub(crate) call: Call,
     pub(crate) subjects: Vec<Subject>,
     pub(crate) snapshots: Vec<String>,
+    /// Each of all the subjects.
+    pub(crate) groups: Vec<String>,
     /// Whether the pool's templates are removed first, so that making one is part of the call.
     pub(crate) without_templates: bool,
     pub(crate) profile: &'static str,
+    /// What the volume's device has in the end, KiB: the node applies it after the call was answered.
+    pub(crate) read_ahead_kib: Option<u32>,
 }
 
 /// All scenarios; `tag` makes their volumes' names unlike those of other runs.
@@ -26,6 +33,8 @@ pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
     let (ext4, xfs, block, directory) =
         (volume(Access::Ext4), volume(Access::Xfs), volume(Access::Block), volume(Access::Directory));
     let snapshot = format!("s-{tag}");
+    let second = Subject::new(format!("c-{tag}"), Access::Xfs);
+    let (pair, group) = (vec![second.clone(), ext4.clone()], format!("g-{tag}"));
     let restored = Subject::new(format!("b-{tag}"), Access::Ext4).restored_from(&snapshot);
     let clone = Subject::new(format!("b-{tag}"), Access::Ext4).cloned_from(&ext4);
     let up_to = |subject: &Subject, steps: usize| {
@@ -42,8 +51,10 @@ pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
         call,
         subjects: vec![subject.clone()],
         snapshots: Vec::new(),
+        groups: Vec::new(),
         without_templates: false,
         profile: "kubernetes",
+        read_ahead_kib: None,
     };
     let grown = xfs.size_bytes + 32 * MIB;
     vec![
@@ -82,7 +93,32 @@ pub(crate) fn all(lab: &Lab, tag: &str) -> Vec<Scenario> {
             snapshots: vec![snapshot.clone()],
             ..one("delete-snapshot", &ext4, with(up_to(&ext4, 1), ext4.snapshot(&snapshot)), delete_snapshot(&snapshot))
         },
+        // Killed while several file systems are frozen, too: all of them are let go.
+        Scenario {
+            subjects: pair.clone(),
+            groups: vec![group.clone()],
+            ..one(
+                "create-group-mounted",
+                &ext4,
+                [up_to(&ext4, 4), up_to(&second, 4)].concat(),
+                create_group(&group, &pair),
+            )
+        },
+        Scenario {
+            subjects: pair.clone(),
+            groups: vec![group.clone()],
+            ..one(
+                "delete-group",
+                &ext4,
+                vec![ext4.create(), second.create(), create_group(&group, &pair)],
+                delete_group(&group, &pair),
+            )
+        },
         one("controller-expand", &ext4, up_to(&ext4, 1), ext4.expand(ext4.size_bytes + 32 * MIB)),
+        Scenario {
+            read_ahead_kib: Some(MODIFIED_KIB),
+            ..one("controller-modify", &ext4, up_to(&ext4, 4), ext4.modify(&[("readAheadKiB", "64")]))
+        },
         // Where staging is not offered, publishing does everything.
         Scenario {
             profile: "swarm",
@@ -123,6 +159,12 @@ impl Scenario {
         Ok(())
     }
 
+    /// Waits for what happens after the answer.
+    pub(crate) fn settle(&self, lab: &Lab) -> Result<()> {
+        let Some(kib) = self.read_ahead_kib else { return Ok(()) };
+        crate::modify::wait_for_read_ahead(lab, kib).map(drop)
+    }
+
     /// Gives everything back, from whatever state: each of these calls is fine when there is nothing to do.
     pub(crate) fn tear_down(&self, lab: &Lab, client: &Client) -> Result<()> {
         for subject in &self.subjects {
@@ -134,6 +176,10 @@ impl Scenario {
         }
         for snapshot in &self.snapshots {
             client.call_until_done(&delete_snapshot(snapshot)).context(|| "deleting the snapshot".to_owned())?;
+        }
+        for group in &self.groups {
+            let delete = delete_group(group, &self.subjects);
+            client.call_until_done(&delete).context(|| "deleting the group".to_owned())?;
         }
         for subject in &self.subjects {
             client.call_until_done(&subject.delete()).context(|| "deleting the volume".to_owned())?;

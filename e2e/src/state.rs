@@ -1,26 +1,23 @@
 //! The state of a lab as a list of lines, without what differs between two equal runs: ids, times, numbers of
 //! generations, and which loop device it is.
 
-use crate::calls::{Subject, snapshot_id, volume_id};
+use crate::calls::{group_id, member_id, snapshot_id, volume_id};
 use crate::client::Client;
 use crate::failure::Result;
 use crate::lab::{Lab, entries};
+use crate::scenario::Scenario;
 use std::path::Path;
 
-/// What is there now, sorted. `names` are the volumes and snapshots that may be there, `tag` what makes them unique.
-pub(crate) fn observe(
-    lab: &Lab,
-    client: &Client,
-    subjects: &[Subject],
-    snapshots: &[String],
-    tag: &str,
-) -> Result<Vec<String>> {
+/// What is there now, sorted; what may be there is the scenario's, `tag` is what makes its names unique.
+pub(crate) fn observe(lab: &Lab, client: &Client, scenario: &Scenario, tag: &str) -> Result<Vec<String>> {
+    let Scenario { subjects, snapshots, groups, .. } = scenario;
     let mut lines = Vec::new();
     for (id, bytes, nodes) in client.volumes()? {
         lines.push(format!("volume {id} of {bytes} bytes, published on {nodes:?}"));
     }
-    for (id, source, bytes) in client.snapshots()? {
-        lines.push(format!("snapshot {id} of {source}, {bytes} bytes"));
+    for (id, source, bytes, group) in client.snapshots()? {
+        let member = if group.is_empty() { String::new() } else { format!(", in {group}") };
+        lines.push(format!("snapshot {id} of {source}, {bytes} bytes{member}"));
     }
     for mount in lab.mounts()? {
         let path = mount.path.strip_prefix(lab.directory()).unwrap_or(&mount.path);
@@ -31,7 +28,7 @@ pub(crate) fn observe(
         let file = device.file.strip_prefix(lab.directory()).unwrap_or(&device.file);
         lines.push(format!("loop of {}", without_numbers(file)));
     }
-    for part in ["pool/volumes", "pool/snapshots", "pool/trash"] {
+    for part in ["pool/volumes", "pool/snapshots", "pool/groups", "pool/trash"] {
         tree(lab.directory(), &lab.path(part), &mut lines);
     }
     for part in ["staging", "published"] {
@@ -44,6 +41,13 @@ pub(crate) fn observe(
         }
         for snapshot in snapshots {
             line = line.replace(&snapshot_id(snapshot), snapshot);
+        }
+        for group in groups {
+            line = line.replace(&group_id(group), group);
+            for subject in subjects {
+                let member = format!("member {} of {group}", subject.name);
+                line = line.replace(&member_id(group, &subject.name), &member);
+            }
         }
         line.replace(tag, "")
     };

@@ -2,12 +2,14 @@
 //! followed, and what is published is complete and durable or not there at all.
 
 mod data;
+mod extents;
 mod tree;
 
 pub use data::{
     FileIdentity, FileSystemKind, Space, allocate, allocated_bytes, clone_file, copy_sparse, filesystem_of, get_xattr,
-    identity, probe_reflink, set_xattr, space,
+    identity, is_open_here_alone, probe_reflink, set_xattr, space,
 };
+pub use extents::{Extent, ExtentContent, ExtentPage, extents};
 
 use crate::Effects;
 use crate::sys::file as sys;
@@ -21,6 +23,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use volume::{Error, ErrorKind, Result};
 
 /// What one getdents64 call can take: more than a thousand names of this driver's lengths.
@@ -92,6 +95,28 @@ impl Dir {
         self.child(name)
     }
 
+    /// Makes and opens a directory that counts for nothing until a rename gives it and what is in it a name: neither it nor
+    /// [`Dir::write_new`] in it is made durable before [`Dir::sync`] and that rename are. `FailedPrecondition` when it is
+    /// there already.
+    pub fn begin_child(&self, name: &str) -> Result<Self> {
+        mkdirat(self, component(name)?.as_c_str(), Mode::S_IRWXU)
+            .map_err(|errno| self.failed("making the directory", name, errno))?;
+        self.effects.done("create-dir");
+        self.child(name)
+    }
+
+    /// Makes a file with this content; nothing of it is durable yet. `FailedPrecondition` when the name is taken.
+    pub fn write_new(&self, name: &str, bytes: &[u8]) -> Result<File> {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
+        let fd = self
+            .open_at(component(name)?, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|errno| self.failed("making", name, errno))?;
+        self.effects.done("create-file");
+        let mut file = File::from(fd);
+        file.write_all(bytes).map_err(|e| Error::io(format!("writing {}", self.path.join(name).display()), e))?;
+        Ok(file)
+    }
+
     /// Makes a directory with mode 0700; whether it is new.
     pub fn create_dir(&self, name: &str) -> Result<bool> {
         match mkdirat(self, component(name)?.as_c_str(), Mode::S_IRWXU) {
@@ -136,6 +161,19 @@ impl Dir {
                     names.len()
                 ),
             )),
+        }
+    }
+
+    /// When a name last came or went in the directory `name`; `None` when there is none. One stat(2).
+    pub fn changed_at(&self, name: &str) -> Result<Option<SystemTime>> {
+        match nix::sys::stat::fstatat(self, component(name)?.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+                let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+                Ok(Some(SystemTime::UNIX_EPOCH + seconds + nanos))
+            }
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(self.failed("looking at", name, errno)),
         }
     }
 
@@ -193,6 +231,17 @@ impl Dir {
         self.link_unnamed(unnamed, name)
     }
 
+    /// As [`Dir::publish`], but not durable: complete for whoever reads it, also after this process is killed; a power loss
+    /// may take it, or leave it empty or as zeros.
+    pub fn publish_volatile(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        let mut unnamed = self.unnamed_file()?;
+        unnamed
+            .file
+            .write_all(bytes)
+            .map_err(|e| Error::io(format!("writing {}", self.path.join(name).display()), e))?;
+        self.give_name(&unnamed, name)
+    }
+
     /// A new empty file (mode 0600) in this directory's file system, without a name.
     pub fn unnamed_file(&self) -> Result<Unnamed> {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR;
@@ -206,12 +255,21 @@ impl Dir {
 
     /// Makes the file's data durable, gives it its name, and makes the name durable. `false` when the name is taken.
     pub fn link_unnamed(&self, unnamed: Unnamed, name: &str) -> Result<bool> {
-        let to = component(name)?;
         unnamed
             .file
             .sync_all()
             .map_err(|e| Error::io(format!("making {} durable", self.path.join(name).display()), e))?;
         self.effects.done("sync-file");
+        let is_new = self.give_name(&unnamed, name)?;
+        if is_new {
+            self.sync()?;
+        }
+        Ok(is_new)
+    }
+
+    /// `false` when the name is taken.
+    fn give_name(&self, unnamed: &Unnamed, name: &str) -> Result<bool> {
+        let to = component(name)?;
         let linked = match &unnamed.temporary {
             Some((dir, from)) => linkat(dir, from.as_str(), self, to.as_c_str(), AtFlags::empty()),
             None => match linkat(&unnamed.file, "", self, to.as_c_str(), AtFlags::AT_EMPTY_PATH) {
@@ -226,7 +284,6 @@ impl Dir {
         match linked {
             Ok(()) => {
                 self.effects.done("link");
-                self.sync()?;
                 Ok(true)
             }
             Err(Errno::EEXIST) => Ok(false),
@@ -254,7 +311,7 @@ impl Dir {
         renameat2(self, parse(from)?.as_c_str(), to_dir, parse(to)?.as_c_str(), flags)?;
         self.effects.done("rename");
         nix::unistd::fsync(to_dir)?;
-        nix::unistd::fsync(self)
+        if std::sync::Arc::ptr_eq(&self.fd, &to_dir.fd) { Ok(()) } else { nix::unistd::fsync(self) }
     }
 
     /// Whether there was one.
@@ -393,13 +450,17 @@ fn component(name: &str) -> Result<CString> {
     }
 }
 
-/// openat2(2): EAGAIN when a rename elsewhere kept the kernel from proving that the walk stayed beneath.
-fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+/// openat2(2): EAGAIN when a rename elsewhere kept the kernel from proving that the walk stayed beneath, and while
+/// somebody looks whether a file is open ([`is_open_here_alone`]).
+pub(crate) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     let mut attempts = 0;
     loop {
         match call() {
             Err(Errno::EAGAIN | Errno::EINTR) if attempts < 100 => attempts += 1,
             other => return other,
+        }
+        if attempts > 10 {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -408,7 +469,7 @@ fn io(message: String, errno: Errno) -> Error {
     let kind = match errno {
         Errno::EROFS => Some(ErrorKind::FailedPrecondition),
         Errno::ELOOP | Errno::ENOTDIR => Some(ErrorKind::Corrupt),
-        Errno::EXDEV | Errno::EBUSY => Some(ErrorKind::FailedPrecondition),
+        Errno::EXDEV | Errno::EBUSY | Errno::EEXIST => Some(ErrorKind::FailedPrecondition),
         Errno::EOPNOTSUPP | Errno::ENOSYS => Some(ErrorKind::Unsupported),
         Errno::EIO => Some(ErrorKind::Unavailable),
         _ => None,

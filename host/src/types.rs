@@ -29,11 +29,34 @@ pub struct MountEntry {
     pub device: DeviceNumber,
     pub fs_type: String,
     pub source: String,
+    /// Of this mount or of the whole file system.
     pub read_only: bool,
+    /// Of this mount alone, whatever the file system is.
+    pub own_read_only: bool,
     /// Superblock options, for comparing with what is asked for.
     pub options: BTreeSet<String>,
     /// `mnt_id`: grows with each mount.
     pub id: u64,
+}
+
+impl MountEntry {
+    /// What the kernel's options say of the whole file system: mounted read-write, it is not written to any more.
+    pub fn went_read_only(&self) -> bool {
+        // ext4 stops at an error, with errors=remount-ro, and since Linux 6.15 says so by an option of its own.
+        self.options.contains("emergency_ro") || (!self.own_read_only && self.options.contains("ro"))
+    }
+}
+
+/// How a mounted file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountState {
+    Sound,
+    /// It was mounted read-write, and has become read-only because of an error.
+    WentReadOnly,
+    /// It answers nothing but input/output errors.
+    ShutDown,
+    /// ext4 has noted so many errors since it was last checked.
+    Errors(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -123,4 +146,21 @@ pub struct Fenced {
     pub size_limit_bytes: u64,
     /// Whether a file system was frozen around it; else the raw procedure ran.
     pub froze: bool,
+}
+
+/// A cgroup in which I/O can be limited.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IoCgroup {
+    pub path: PathBuf,
+    /// Its inode: another one of the same name has none of its limits.
+    pub id: u64,
+    pub version: CgroupVersion,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CgroupVersion {
+    /// A limit is of one cgroup alone, and of direct I/O and reads alone.
+    V1,
+    /// A limit is of all below it together.
+    V2,
 }

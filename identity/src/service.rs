@@ -23,6 +23,10 @@ pub struct Plugin {
     /// Whether some volumes can be reached from some nodes only.
     pub has_topology: bool,
     pub can_expand: bool,
+    pub has_snapshots: bool,
+    pub has_groups: bool,
+    /// Whether the SnapshotMetadata service answers for some storage.
+    pub has_changed_blocks: bool,
 }
 
 impl Plugin {
@@ -33,6 +37,9 @@ impl Plugin {
             // A backend that cannot tell now is taken for one with topology: too strict harms nobody.
             has_topology: backends.iter().any(|b| b.topology().map_or(true, |places| !places.is_empty())),
             can_expand: backends.iter().any(|b| b.expand().is_some()),
+            has_snapshots: backends.iter().any(|b| b.snapshots().is_some()),
+            has_groups: backends.iter().any(|b| b.group_snapshots().is_some()),
+            has_changed_blocks: has_controller && backends.iter().any(|b| b.changed_blocks().is_some()),
         }
     }
 
@@ -40,6 +47,9 @@ impl Plugin {
         let services = [
             (ServiceType::ControllerService, self.has_controller),
             (ServiceType::VolumeAccessibilityConstraints, self.has_topology),
+            (ServiceType::GroupControllerService, self.has_controller && self.has_groups),
+            (ServiceType::SnapshotAccessibilityConstraints, self.has_topology && self.has_snapshots),
+            (ServiceType::SnapshotMetadataService, self.has_changed_blocks),
         ];
         let services = services
             .into_iter()
@@ -118,8 +128,15 @@ mod tests {
         IdentityService::new(plugin, readiness, Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE))
     }
 
-    const FULL: Plugin =
-        Plugin { profile: Profile::Kubernetes, has_controller: true, has_topology: true, can_expand: true };
+    const FULL: Plugin = Plugin {
+        profile: Profile::Kubernetes,
+        has_controller: true,
+        has_topology: true,
+        can_expand: true,
+        has_snapshots: true,
+        has_groups: true,
+        has_changed_blocks: true,
+    };
 
     #[test]
     fn capabilities_follow() {
@@ -130,9 +147,23 @@ mod tests {
             };
             plugin.capabilities().into_iter().map(name).collect::<Vec<_>>()
         };
-        assert_eq!(names(FULL), ["CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", "ONLINE"]);
-        assert_eq!(names(Plugin { profile: Profile::Swarm, ..FULL }), ["CONTROLLER_SERVICE"]);
-        let bare = Plugin { has_controller: false, has_topology: false, can_expand: false, ..FULL };
+        let all = [
+            "CONTROLLER_SERVICE",
+            "VOLUME_ACCESSIBILITY_CONSTRAINTS",
+            "GROUP_CONTROLLER_SERVICE",
+            "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS",
+            "SNAPSHOT_METADATA_SERVICE",
+            "ONLINE",
+        ];
+        let all_but = |missing: &[&str]| all.into_iter().filter(|name| !missing.contains(name)).collect::<Vec<_>>();
+        assert_eq!(names(FULL), all);
+        assert_eq!(names(Plugin { profile: Profile::Nomad, ..FULL }), all_but(&[all[2], all[4]]));
+        assert_eq!(names(Plugin { has_groups: false, ..FULL }), all_but(&[all[2]]));
+        assert_eq!(names(Plugin { has_changed_blocks: false, ..FULL }), all_but(&[all[4]]));
+        assert_eq!(names(Plugin { has_snapshots: false, has_groups: false, ..FULL }), all_but(&[all[2], all[3]]));
+        assert_eq!(names(Plugin { profile: Profile::Swarm, ..FULL }), all[..1]);
+        let (has_controller, has_topology, can_expand, has_changed_blocks) = (false, false, false, false);
+        let bare = Plugin { has_controller, has_topology, can_expand, has_changed_blocks, ..FULL };
         assert!(names(bare).is_empty());
     }
 

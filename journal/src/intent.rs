@@ -5,7 +5,7 @@ use host::file::Dir;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
-use volume::{Epoch, Error, Result, VolumeGuard, VolumeId};
+use volume::{Epoch, Error, ErrorKind, Result, VolumeGuard, VolumeId};
 
 /// The intents in one directory, at most one a volume.
 pub struct Journal {
@@ -63,23 +63,37 @@ impl Journal {
         Self { dir }
     }
 
-    /// Notes durably what is about to be done. An older note of the same volume gives way: whoever writes this one has
-    /// observed the volume and found what the older one left.
+    /// Notes what is about to be done, so that it is known after this process was killed. An older note of the same volume
+    /// gives way: whoever writes this one has observed the volume and found what the older one left.
+    ///
+    /// Nothing here is made durable. A power loss takes every mount and every loop device with it, so there is nothing
+    /// left to look for that the note could tell; what it leaves at most is an empty target directory, and the caller
+    /// repeats its call.
     pub fn begin(&self, guard: &VolumeGuard, intent: &Intent) -> Result<()> {
         guard.check(intent.volume.as_str())?;
         let name = file_name(&intent.volume);
-        self.dir.remove_file(&name)?;
-        record::create(&self.dir, &name, intent)
+        self.dir.discard_file(&name)?;
+        if self.dir.publish_volatile(&name, &record::encode(intent)?)? {
+            return Ok(());
+        }
+        let path = self.dir.path().join(&name);
+        Err(Error::new(ErrorKind::AlreadyExists, format!("{} is there already", path.display())))
     }
 
     /// Forgets the volume's note; fine when there is none.
     pub fn end(&self, guard: &VolumeGuard, volume: &VolumeId) -> Result<()> {
         guard.check(volume.as_str())?;
-        self.dir.remove_file(&file_name(volume)).map(drop)
+        self.dir.discard_file(&file_name(volume))
     }
 
     pub fn find(&self, volume: &VolumeId) -> Result<Option<Intent>> {
-        record::read(&self.dir, &file_name(volume))
+        self.read(&file_name(volume))
+    }
+
+    /// `None` also for one that a power loss left without its content.
+    fn read(&self, name: &str) -> Result<Option<Intent>> {
+        let bytes = record::bytes(&self.dir, name)?.filter(|bytes| bytes.iter().any(|byte| *byte != 0));
+        bytes.map(|bytes| record::decode(&self.dir, name, &bytes)).transpose()
     }
 
     /// Everything that is there, in the order of names.
@@ -88,13 +102,13 @@ impl Journal {
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
             let unreadable = |reason| Entry::Unreadable { path: self.dir.path().join(&name), reason };
-            match record::read::<Intent>(&self.dir, &name) {
+            match self.read(&name) {
                 Ok(Some(intent)) if file_name(&intent.volume) == name => entries.push(Entry::Intent(intent)),
                 Ok(Some(intent)) => {
                     entries.push(unreadable(Error::invalid(format!("it speaks of volume {}", intent.volume))));
                 }
-                // Removed meanwhile.
-                Ok(None) => {}
+                // Removed meanwhile, or it says nothing.
+                Ok(None) => self.dir.discard_file(&name)?,
                 Err(reason) => entries.push(unreadable(reason)),
             }
         }
@@ -138,6 +152,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_power_loss_emptied_is_forgotten() {
+        let temporary = tempfile::tempdir().unwrap();
+        let journal = Journal::new(Dir::open(temporary.path(), Effects::default()).unwrap());
+        for (name, content) in [("a", &b""[..]), ("b", &[0; 4096])] {
+            let path = temporary.path().join(file_name(&id(name)));
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(journal.find(&id(name)).unwrap(), None);
+            assert!(journal.entries().unwrap().is_empty());
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_reported_and_kept() {
         let temporary = tempfile::tempdir().unwrap();
         let journal = Journal::new(Dir::open(temporary.path(), Effects::default()).unwrap());
@@ -146,7 +173,7 @@ mod tests {
         journal.begin(&guard, &Intent::new(&a, Operation::Publish, Epoch(1))).unwrap();
         let copy = temporary.path().join(file_name(&b));
         std::fs::copy(temporary.path().join(file_name(&a)), &copy).unwrap();
-        std::fs::write(temporary.path().join("0-empty.json"), "").unwrap();
+        std::fs::write(temporary.path().join("0-half.json"), "{\"format\":").unwrap();
         std::fs::write(temporary.path().join("0-newer.json"), "{\"format\":99}").unwrap();
         std::fs::create_dir(temporary.path().join("0-directory.json")).unwrap();
         let entries = journal.entries().unwrap();

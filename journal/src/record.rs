@@ -23,16 +23,23 @@ struct Header {
 
 /// `None` when there is no such file; `Corrupt` when it cannot be read as `T`, `Unsupported` when a newer driver wrote it.
 pub fn read<T: DeserializeOwned>(dir: &Dir, name: &str) -> Result<Option<T>> {
+    bytes(dir, name)?.map(|bytes| decode(dir, name, &bytes)).transpose()
+}
+
+pub(crate) fn bytes(dir: &Dir, name: &str) -> Result<Option<Vec<u8>>> {
+    match dir.read(name, MAX_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(dir: &Dir, name: &str, bytes: &[u8]) -> Result<T> {
     let path = || dir.path().join(name);
-    let bytes = match dir.read(name, MAX_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
     let corrupt = |source: serde_json::Error| {
         Error::with_source(ErrorKind::Corrupt, format!("{} is damaged", path().display()), source)
     };
-    let header: Header = serde_json::from_slice(&bytes).map_err(corrupt)?;
+    let header: Header = serde_json::from_slice(bytes).map_err(corrupt)?;
     if header.format > FORMAT {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -43,7 +50,7 @@ pub fn read<T: DeserializeOwned>(dir: &Dir, name: &str) -> Result<Option<T>> {
             ),
         ));
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
+    serde_json::from_slice(bytes).map_err(corrupt)
 }
 
 /// Makes the file, or fails with `AlreadyExists` when the name is taken.
@@ -68,7 +75,7 @@ pub fn replace<T: Serialize>(dir: &Dir, name: &str, value: &T) -> Result<()> {
     Ok(())
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(&Written { format: FORMAT, value })
         .map_err(|source| Error::with_source(ErrorKind::Internal, "encoding a record as JSON", source))
 }

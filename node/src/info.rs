@@ -8,11 +8,13 @@ use volume::{NodeId, Result, Segments};
 /// What the verbs of this crate implement. VOLUME_MOUNT_GROUP is not among them, though the field is honoured: kubelet
 /// would then leave fsGroup to the driver, which changes the root directory alone, and files written under another
 /// group stayed closed. Without it kubelet changes ownership itself, as fsGroupChangePolicy says.
-const IMPLEMENTED: [Capability; 4] = [
+const IMPLEMENTED: [Capability; 6] = [
     Capability::StageUnstageVolume,
     Capability::GetVolumeStats,
     Capability::ExpandVolume,
     Capability::SingleNodeMultiWriter,
+    Capability::GetVolumeHealth,
+    Capability::GetStorageHealth,
 ];
 
 /// NodeGetInfoResponse.
@@ -52,7 +54,7 @@ mod tests {
     fn what_each_orchestrator_is_told() {
         for (profile, expected) in [
             (Profile::Kubernetes, &IMPLEMENTED[..]),
-            (Profile::Nomad, &IMPLEMENTED[..]),
+            (Profile::Nomad, &IMPLEMENTED[..4]),
             (Profile::Swarm, &[]),
             (Profile::Docker, &[]),
         ] {

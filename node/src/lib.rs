@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod content;
+mod crew;
 mod expand;
+mod health;
 mod info;
+mod looks;
 mod node;
 mod observe;
 mod ownership;
@@ -17,6 +20,8 @@ mod stats;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tune;
+mod tuner;
 mod unpublish;
 mod unstage;
 
@@ -32,6 +37,7 @@ use service::Service;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tuner::Tuner;
 use volume::{BackendName, Connector, LockTable, NodeId, NodeIdentity, Result};
 
 /// What a node service is made of.
@@ -45,6 +51,8 @@ pub struct NodeConfig {
     /// Exists, and is kept across restarts of the plugin: the node's identity, its journal, its own staging paths.
     pub state_dir: PathBuf,
     pub effects: Effects,
+    /// The cgroups below which workloads run, relative to the root of the hierarchy that has the I/O controller.
+    pub io_limit_cgroups: Vec<PathBuf>,
     pub runtime: Runtime,
     /// For one volume at start-up and one backend's registration; calls have the runtime's deadline.
     pub step_deadline: Duration,
@@ -64,6 +72,7 @@ impl NodeService {
         let journal = Journal::new(state.ensure_child("journal")?);
         state.create_dir("staging")?;
         let staging_dir = config.host.resolve_parents(&config.state_dir.join("staging"))?;
+        let tuner = Tuner::open(state.ensure_child("tuned")?, config.host.as_ref(), config.io_limit_cgroups)?;
         let stage = csi_proto::csi::node_service_capability::rpc::Type::StageUnstageVolume;
         let node = Node {
             id: config.node_id,
@@ -71,11 +80,13 @@ impl NodeService {
             host: config.host,
             locks: config.locks,
             journal,
+            tuner,
             state,
             is_staged_by_caller: config.profile.allows_node(stage),
             staging_dir,
             life: Mutex::new(Life::Starting("it has only just started".to_owned())),
             registering: Mutex::new(()),
+            looks: health::looks(),
             step_deadline_ms: u64::try_from(config.step_deadline.as_millis()).unwrap_or(u64::MAX),
         };
         Ok(Self { node: Arc::new(node), profile: config.profile, runtime: config.runtime })
@@ -93,6 +104,12 @@ impl NodeService {
     /// [`NodeService::ready`].
     pub fn reconcile(&self) -> Result<Reconciled> {
         self.node.reconcile()
+    }
+
+    /// Applies what has changed of the mutable parameters of the volumes that are connected here, and what new cgroups
+    /// need. Blocks. To be called every second or so; what it cannot do is logged once and tried again.
+    pub fn tune(&self) {
+        self.node.tune();
     }
 
     /// Whether volumes can be staged and published here; if not, why, and what will change that.

@@ -1,7 +1,9 @@
 //! What the verbs of the node share: the host, the connectors, who this node is now.
 
+use crate::looks::Looks;
 use crate::observe::View;
 use crate::target::NodePath;
+use crate::tuner::Tuner;
 use host::Host;
 use host::file::Dir;
 use journal::{Intent, Journal, Operation};
@@ -22,6 +24,7 @@ pub(crate) struct Node {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) locks: LockTable,
     pub(crate) journal: Journal,
+    pub(crate) tuner: Tuner,
     /// Where `node.json` is.
     pub(crate) state: Dir,
     /// Whether the orchestrator stages; else publish does it, below `staging_dir`.
@@ -30,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) life: Mutex<Life>,
     /// Held by whoever changes `life` step by step.
     pub(crate) registering: Mutex<()>,
+    pub(crate) looks: Looks,
     /// For what runs outside of a call: one volume's reconciliation, one backend's registration.
     pub(crate) step_deadline_ms: u64,
 }
@@ -116,12 +120,11 @@ impl Node {
                 return Ok(());
             }
             self.host.unmount(path)?;
+            if self.host.mount_at(path)?.is_none() {
+                return Ok(());
+            }
         }
         Err(Error::internal(format!("{id} is still mounted at {} after {MAX_STACKED} unmounts", path.display())))
-    }
-
-    pub(crate) fn disconnect(&self, guard: &VolumeGuard, connector: &dyn Connector, id: &VolumeId) -> Result<()> {
-        connector.disconnect(guard, id, &self.identity_for_cleaning()?)
     }
 
     /// Runs `work` between a note of `intent` and its removal. When it fails, what it did is undone in reverse; a note

@@ -3,18 +3,18 @@
 use crate::node::Node;
 use crate::target::is_same_place;
 use host::{MountEntry, PathState};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use volume::{Connected, Connector, DeviceNumber, FsType, Result, VolumeId};
 
 /// One observation of one volume.
 pub(crate) struct View {
     pub(crate) connected: Option<Connected>,
-    mounts: Vec<Seen>,
-}
-
-struct Seen {
-    entry: MountEntry,
-    ours: Option<Ours>,
+    /// The whole mount table; shared, because reconciliation looks at every volume in one reading of it.
+    entries: Arc<[MountEntry]>,
+    /// Which of them show the volume, by index.
+    ours: BTreeMap<usize, Ours>,
 }
 
 /// How a mount shows the volume.
@@ -47,80 +47,98 @@ pub(crate) enum Staged {
 
 impl View {
     pub(crate) fn read(node: &Node, connector: &dyn Connector, id: &VolumeId) -> Result<Self> {
-        let connected = connector.observe(id)?;
-        let mut devices = Vec::new();
-        if matches!(connected, Some(Connected::Device { .. })) {
-            // After a failover on one machine the image of an earlier epoch can still be connected beside the present.
-            devices =
-                connector.observe_all()?.into_iter().filter(|(other, _)| other == id).map(|(_, one)| one).collect();
+        let connections = connector.connections(id)?;
+        let entries = node.host.mounts()?.into();
+        Self::of(node, connector, id, connections, &entries)
+    }
+
+    /// From tables that were read already: the volume's connections, the present one first, and after them the mounts.
+    pub(crate) fn of(
+        node: &Node,
+        connector: &dyn Connector,
+        id: &VolumeId,
+        connections: Vec<Connected>,
+        entries: &Arc<[MountEntry]>,
+    ) -> Result<Self> {
+        let mut connections = connections.into_iter();
+        let mut view = Self::of_connection(node, id, connections.next(), entries)?;
+        // After a failover on one machine the image of an earlier epoch can still be connected beside the present.
+        for earlier in connections {
+            view.add(Self::of_connection(node, id, Some(earlier), entries)?);
         }
-        let mut view = Self::with(node, id, connected)?;
-        for device in devices {
-            if view.connected.as_ref() != Some(&device) {
-                let other = Self::with(node, id, Some(device))?;
-                view.add(other);
-            }
-        }
-        if view.connected.is_none() && !view.places().is_empty() && !may_be_directory(connector, id) {
-            view.mounts.iter_mut().for_each(|seen| seen.ours = None);
+        if view.connected.is_none() && !view.ours.is_empty() && !may_be_directory(connector, id) {
+            view.ours.clear();
         }
         Ok(view)
     }
 
     /// For one connection that is known already, as after connecting.
     pub(crate) fn with(node: &Node, id: &VolumeId, connected: Option<Connected>) -> Result<Self> {
-        let entries = node.host.mounts()?;
+        Self::of_connection(node, id, connected, &node.host.mounts()?.into())
+    }
+
+    fn of_connection(
+        node: &Node,
+        id: &VolumeId,
+        connected: Option<Connected>,
+        entries: &Arc<[MountEntry]>,
+    ) -> Result<Self> {
         let directory = match &connected {
-            Some(Connected::Directory { path }) => inside_file_system(&entries, &node.host.resolve_parents(path)?),
+            Some(Connected::Directory { path }) => inside_file_system(entries, &node.host.resolve_parents(path)?),
             Some(Connected::Device { .. }) | None => None,
         };
-        let mut mounts = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let ours = match &connected {
-                Some(Connected::Device { path, number, .. }) => how_shown(node, &entry, path, *number)?,
+        let mut ours = BTreeMap::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let shown = match &connected {
+                Some(Connected::Device { path, number, .. }) => how_shown(node, entry, path, *number)?,
                 Some(Connected::Directory { .. }) | None => {
                     let is_it =
                         directory.as_ref().is_some_and(|(device, root)| entry.device == *device && entry.root == *root);
                     // An id is a hash, so a directory of that name is the volume's.
-                    (is_it || directory_volume(&entry).as_ref() == Some(id)).then_some(Ours::Directory)
+                    (is_it || directory_volume(entry).as_ref() == Some(id)).then_some(Ours::Directory)
                 }
             };
-            mounts.push(Seen { entry, ours });
+            ours.extend(shown.map(|shown| (index, shown)));
         }
-        Ok(Self { connected, mounts })
+        Ok(Self { connected, entries: entries.clone(), ours })
     }
 
     /// Takes in another connection of the same volume. What is mounted here counts as the one that is connected.
     fn add(&mut self, other: Self) {
-        if self.places().is_empty() && !other.places().is_empty() {
+        if self.ours.is_empty() && !other.ours.is_empty() {
             *self = other;
             return;
         }
-        for one in other.mounts.into_iter().filter(|one| one.ours.is_some()) {
-            if let Some(own) = self.mounts.iter_mut().find(|own| own.entry.id == one.entry.id) {
-                own.ours = own.ours.or(one.ours);
-            }
+        for (index, shown) in other.ours {
+            self.ours.entry(index).or_insert(shown);
         }
     }
 
     /// The mount that a look at `path` shows.
     pub(crate) fn top(&self, path: &Path) -> Option<&MountEntry> {
-        self.seen(path).map(|seen| &seen.entry)
+        self.seen(path).map(|(_, entry)| entry)
     }
 
     pub(crate) fn is_ours_at(&self, path: &Path) -> bool {
-        self.seen(path).is_some_and(|seen| seen.ours.is_some())
+        self.seen(path).is_some_and(|(index, _)| self.ours.contains_key(&index))
     }
 
     /// Where this volume is mounted, in the order of mounting, each place once.
     pub(crate) fn places(&self) -> Vec<&Path> {
         let mut places: Vec<&Path> = Vec::new();
-        for seen in self.mounts.iter().filter(|seen| seen.ours.is_some()) {
-            if !places.contains(&seen.entry.mounted_at.as_path()) {
-                places.push(&seen.entry.mounted_at);
+        for (entry, _) in self.own() {
+            if !places.contains(&entry.mounted_at.as_path()) {
+                places.push(&entry.mounted_at);
             }
         }
         places
+    }
+
+    /// Where its file system or its directory can be asked how it is.
+    pub(crate) fn file_system_places(&self) -> Vec<&Path> {
+        let shows = |place: &Path| self.seen(place).and_then(|(index, _)| self.ours.get(&index));
+        let places = self.places().into_iter();
+        places.filter(|place| matches!(shows(place), Some(Ours::FileSystem | Ours::Directory))).collect()
     }
 
     /// Where this volume is mounted apart from `path`.
@@ -134,26 +152,30 @@ impl View {
         let depth = |path: &Path| path.components().count();
         let (long, short) = if depth(one) > depth(other) { (one, other) } else { (other, one) };
         let prefix_depth = depth(long) - depth(short) + 1;
-        self.mounts.iter().map(|seen| seen.entry.mounted_at.as_path()).any(|mounted_at| {
+        self.entries.iter().map(|entry| entry.mounted_at.as_path()).any(|mounted_at| {
             long != mounted_at && long.starts_with(mounted_at) && depth(mounted_at) >= prefix_depth.max(2)
         })
     }
 
     /// Where the volume's file system is mounted so that it can be changed.
     pub(crate) fn writable_place(&self) -> Option<&Path> {
-        let writable = |seen: &&Seen| seen.ours == Some(Ours::FileSystem) && !seen.entry.read_only;
-        self.mounts.iter().find(writable).map(|seen| seen.entry.mounted_at.as_path())
+        let writable = |(entry, shown): &(&MountEntry, Ours)| *shown == Ours::FileSystem && !entry.read_only;
+        self.own().find(writable).map(|(entry, _)| entry.mounted_at.as_path())
+    }
+
+    /// Where the volume's file system is mounted.
+    pub(crate) fn file_system_at(&self) -> Option<&Path> {
+        self.own().find(|(_, shown)| *shown == Ours::FileSystem).map(|(entry, _)| entry.mounted_at.as_path())
     }
 
     /// Whether the device itself is bound somewhere, as published raw block volumes are.
     pub(crate) fn has_raw_targets(&self) -> bool {
-        self.mounts.iter().any(|seen| seen.ours == Some(Ours::Node))
+        self.ours.values().any(|shown| *shown == Ours::Node)
     }
 
     pub(crate) fn staging(&self, fs: FsType, path: &Path) -> Staging {
-        let Some(seen) = self.seen(path) else { return Staging::Absent };
-        let entry = &seen.entry;
-        if seen.ours != Some(Ours::FileSystem) {
+        let Some((index, entry)) = self.seen(path) else { return Staging::Absent };
+        if self.ours.get(&index) != Some(&Ours::FileSystem) {
             return Staging::Foreign(describe(entry));
         }
         if entry.fs_type != fs.as_str() {
@@ -162,8 +184,13 @@ impl View {
         Staging::Staged(Staged::FileSystem { mounted_at: path.to_owned(), read_only: entry.read_only })
     }
 
-    fn seen(&self, path: &Path) -> Option<&Seen> {
-        self.mounts.iter().rfind(|seen| seen.entry.mounted_at == path)
+    fn seen(&self, path: &Path) -> Option<(usize, &MountEntry)> {
+        self.entries.iter().enumerate().rfind(|(_, entry)| entry.mounted_at == path)
+    }
+
+    /// The mounts that show the volume, in the order of mounting.
+    fn own(&self) -> impl Iterator<Item = (&MountEntry, Ours)> {
+        self.ours.iter().filter_map(|(index, shown)| Some((self.entries.get(*index)?, *shown)))
     }
 }
 
@@ -240,6 +267,7 @@ mod tests {
             fs_type: "xfs".to_owned(),
             source: "/dev/sda".to_owned(),
             read_only: false,
+            own_read_only: false,
             options: BTreeSet::new(),
             id: 0,
         }

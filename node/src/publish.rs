@@ -59,6 +59,9 @@ impl Node {
         if staged.is_some() || !view.places().is_empty() {
             check_granted(&volume, &identity, view.connected.as_ref(), request.context.as_ref())?;
         }
+        if staged.is_some() && volume.kind.is_single_node() {
+            self.tuner.notice(id);
+        }
         if publisher.is_published(&view)? {
             self.forget(guard, id);
             return Ok(());
@@ -71,12 +74,12 @@ impl Node {
             ..Intent::new(id, Operation::Publish, volume.epoch)
         };
         self.journaled(guard, &intent, |undo| {
-            let staged = match staged {
-                Some(staged) => staged,
-                None => stager.run(undo, trace)?,
+            let (staged, connected) = match staged {
+                Some(staged) => (staged, view.connected),
+                None => (stager.run(undo, trace)?, None),
             };
             trace.step("bind");
-            publisher.bind(&staged, undo)
+            publisher.bind(&staged, connected, undo)
         })
     }
 }
@@ -205,7 +208,8 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    fn bind(&self, staged: &Staged, undo: &mut Undo<'a>) -> Result<()> {
+    /// `connected` is how the volume was seen to be connected; what was just staged is looked for.
+    fn bind(&self, staged: &Staged, connected: Option<Connected>, undo: &mut Undo<'a>) -> Result<()> {
         let Stager { node, connector, volume, .. } = self.stager;
         let (host, target) = (node.host.as_ref(), self.target);
         let (source, read_only) = match staged {
@@ -239,7 +243,10 @@ impl<'a> Publisher<'a> {
         undo.push("unmount", move || node.unmount_ours(connector, &volume.id, target));
         host.bind(source, target, read_only)?;
         // What was bound is found by path; make sure that it was what we meant.
-        let view = View::read(node, connector, &volume.id)?;
+        let view = match connected {
+            Some(_) => View::with(node, &volume.id, connected)?,
+            None => View::read(node, connector, &volume.id)?,
+        };
         if view.is_ours_at(target) {
             return Ok(());
         }

@@ -3,14 +3,16 @@
 //! The rule: an unfinished stage is undone and an unfinished unstage finished, unless the volume is published; an
 //! unfinished unpublish is finished; an unfinished publish loses the empty target it made. Published mounts stay.
 
+use crate::crew;
 use crate::node::{Node, check_granted};
 use crate::observe::View;
+use crate::register::Survey;
 use crate::target::is_same_place;
 use host::deadline;
 use journal::{Entry, Intent, Operation};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use volume::{Connected, ErrorKind, NodeIdentity, Result, VolumeId, VolumeKind};
+use volume::{Connected, Connector, ErrorKind, NodeIdentity, Result, Volume, VolumeId, VolumeKind};
 
 /// What reconciliation did and what it had to leave, in words.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -51,7 +53,8 @@ impl Node {
     pub(crate) fn reconcile(self: &Arc<Self>) -> Result<Reconciled> {
         let identity = self.identity()?;
         let mut report = Reconciled::default();
-        let mut volumes = self.everything_of(&identity)?;
+        let survey = Arc::new(self.survey(&identity)?);
+        let mut volumes = survey.volumes.clone();
         for entry in self.journal.entries()? {
             match entry {
                 Entry::Intent(intent) => {
@@ -64,65 +67,53 @@ impl Node {
                 )),
             }
         }
-        let workers: Vec<_> = volumes
-            .into_iter()
-            .map(|id| {
-                let (node, identity, what, shown) = (self.clone(), identity.clone(), id.to_string(), id.clone());
-                let work = move || {
-                    deadline::run(node.step_deadline_ms, &what, {
-                        let (node, id) = (node.clone(), id.clone());
-                        move || node.reconcile_volume(&id, &identity)
-                    })
-                    .map_err(|error| format!("volume {id}: {}", error.chain()))
-                };
-                // A process may be allowed fewer threads than it has volumes.
-                std::thread::Builder::new().spawn(work).map_err(|error| format!("volume {shown}: no thread: {error}"))
-            })
-            .collect();
-        for worker in workers {
-            match worker.map(std::thread::JoinHandle::join) {
-                Err(left) => report.leftovers.push(left),
-                Ok(Ok(Ok(one))) => {
+        let work = {
+            let node = self.clone();
+            move |id: &VolumeId| {
+                let (node, identity, survey, own_id) = (node.clone(), identity.clone(), survey.clone(), id.clone());
+                deadline::run(node.step_deadline_ms, id.as_str(), move || {
+                    node.reconcile_volume(&own_id, &identity, &survey)
+                })
+                .map_err(|error| format!("volume {id}: {}", error.chain()))
+            }
+        };
+        for reconciled in crew::run(volumes, work) {
+            match reconciled {
+                Ok(one) => {
                     report.done.extend(one.done);
                     report.leftovers.extend(one.leftovers);
                 }
-                Ok(Ok(Err(left))) => report.leftovers.push(left),
-                Ok(Err(_)) => report.leftovers.push("a reconciling thread panicked".to_owned()),
+                Err(left) => report.leftovers.push(left),
             }
         }
         Ok(report)
     }
 
-    fn reconcile_volume(&self, id: &VolumeId, identity: &NodeIdentity) -> Result<Reconciled> {
+    fn reconcile_volume(&self, id: &VolumeId, identity: &NodeIdentity, survey: &Survey) -> Result<Reconciled> {
         let guard = self.locks.try_lock([id.as_str()])?;
         let connector = self.connector(id)?;
-        let view = View::read(self, connector, id)?;
-        let volume = match connector.volume(id) {
-            Ok(volume) => Some(volume),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        let found = Found {
-            // Under the lock: a call that came in meanwhile has settled its note.
-            intent: self.journal.find(id)?,
-            kind: volume.as_ref().map(|volume| volume.kind),
-            is_granted: volume
-                .is_some_and(|volume| check_granted(&volume, identity, view.connected.as_ref(), None).is_ok()),
-            is_connected: view.connected.is_some(),
-            places: view.places().into_iter().map(Into::into).collect(),
-            own_staging: (!self.is_staged_by_caller).then(|| self.own_staging_path(id)),
-        };
+        let connections = survey.connections.get(id).cloned().unwrap_or_default();
+        let surveyed = View::of(self, connector, id, connections, &survey.mounts)?;
         let mut report = Reconciled::default();
-        if let Some(Connected::Device { number, .. }) = &view.connected
-            && self.host.thaw_left_over(*number)?
-        {
-            report.done.push(format!("volume {id}: thawed, a snapshot that was cut short had left it frozen"));
+        let (volume, found) = self.find(connector, id, identity, &surveyed)?;
+        let mut steps = plan_reconcile(&found);
+        self.thaw(id, &surveyed, &mut report)?;
+        if steps.is_empty() {
+            if let (Some(volume), Some(Connected::Device { path, number, .. }), true) =
+                (&volume, &surveyed.connected, found.is_granted)
+            {
+                self.tune_connected(&guard, volume, path, *number);
+            }
+        } else {
+            // The survey is of before the lock, and older with each volume. Nothing is done on its word.
+            let view = View::read(self, connector, id)?;
+            steps = plan_reconcile(&self.find(connector, id, identity, &view)?.1);
         }
-        for step in plan_reconcile(&found) {
+        for step in steps {
             let done = match &step {
                 Step::Unmount(path) => self.unmount_ours(connector, id, path),
                 Step::Remove(path) => self.remove_unmounted(path),
-                Step::Disconnect => connector.disconnect(&guard, id, identity),
+                Step::Disconnect => self.disconnect(&guard, connector, id),
                 Step::Forget => {
                     self.forget(&guard, id);
                     continue;
@@ -142,6 +133,42 @@ impl Node {
             }
         }
         Ok(report)
+    }
+
+    fn find(
+        &self,
+        connector: &dyn Connector,
+        id: &VolumeId,
+        identity: &NodeIdentity,
+        view: &View,
+    ) -> Result<(Option<Volume>, Found)> {
+        let volume = match connector.volume(id) {
+            Ok(volume) => Some(volume),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let found = Found {
+            // Under the lock: a call that came in meanwhile has settled its note.
+            intent: self.journal.find(id)?,
+            kind: volume.as_ref().map(|volume| volume.kind),
+            is_granted: volume
+                .as_ref()
+                .is_some_and(|volume| check_granted(volume, identity, view.connected.as_ref(), None).is_ok()),
+            is_connected: view.connected.is_some(),
+            places: view.places().into_iter().map(Into::into).collect(),
+            own_staging: (!self.is_staged_by_caller).then(|| self.own_staging_path(id)),
+        };
+        Ok((volume, found))
+    }
+
+    /// A file system that is mounted or may be, somewhere; what a raw device holds is nobody's to thaw.
+    fn thaw(&self, id: &VolumeId, view: &View, report: &mut Reconciled) -> Result<()> {
+        let Some(Connected::Device { number, .. }) = &view.connected else { return Ok(()) };
+        let mounted_at = view.file_system_at();
+        if (mounted_at.is_some() || !view.has_raw_targets()) && self.host.thaw_left_over(*number, mounted_at)? {
+            report.done.push(format!("volume {id}: thawed, a snapshot that was cut short had left it frozen"));
+        }
+        Ok(())
     }
 }
 

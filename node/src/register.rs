@@ -8,10 +8,10 @@ use crate::node::{Life, Node};
 use crate::observe::{View, directory_volume, may_be_directory};
 use host::{MountEntry, deadline};
 use journal::record;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use volume::{Connected, Connector, Error, ErrorKind, Incarnation, NodeIdentity, Result, VolumeId};
+use volume::{Connected, Connector, DeviceNumber, Error, ErrorKind, Incarnation, NodeIdentity, Result, VolumeId};
 
 const FILE: &str = "node.json";
 
@@ -130,9 +130,9 @@ impl Node {
         let volumes = self.everything_of(identity)?;
         for work in [Self::shut_down, Self::take_away] {
             for id in &volumes {
-                let (node, own_id, own_identity) = (self.clone(), id.clone(), identity.clone());
+                let (node, own_id) = (self.clone(), id.clone());
                 let what = format!("taking volume {id} away");
-                let step = move || work(&node, &own_id, &own_identity);
+                let step = move || work(&node, &own_id);
                 if let Err(error) = deadline::run(self.step_deadline_ms, &what, step) {
                     failures.push(format!("{id}: {}", error.chain()));
                 }
@@ -141,7 +141,7 @@ impl Node {
         if failures.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::FailedPrecondition, failures.join("; "))) }
     }
 
-    fn shut_down(&self, id: &VolumeId, _identity: &NodeIdentity) -> Result<()> {
+    fn shut_down(&self, id: &VolumeId) -> Result<()> {
         let view = View::read(self, self.connector(id)?, id)?;
         match view.writable_place() {
             // Best effort, and not the proof: btrfs has no such call.
@@ -153,36 +153,54 @@ impl Node {
         }
     }
 
-    fn take_away(&self, id: &VolumeId, identity: &NodeIdentity) -> Result<()> {
+    fn take_away(&self, id: &VolumeId) -> Result<()> {
         let guard = self.locks.try_lock([id.as_str()])?;
         let connector = self.connector(id)?;
+        self.untune(id);
         let view = View::read(self, connector, id)?;
         let places: Vec<PathBuf> = view.places().into_iter().rev().map(Into::into).collect();
         for place in &places {
             self.unmount_ours(connector, id, place)?;
         }
-        connector.disconnect(&guard, id, identity)?;
+        self.disconnect(&guard, connector, id)?;
         self.forget(&guard, id);
         Ok(())
     }
 
     /// The volumes that this node has mounted or connected.
     pub(crate) fn everything_of(&self, identity: &NodeIdentity) -> Result<BTreeSet<VolumeId>> {
-        let mounts = self.host.mounts()?;
+        self.survey(identity).map(|survey| survey.volumes)
+    }
+
+    /// One look at all mounts and connections.
+    pub(crate) fn survey(&self, identity: &NodeIdentity) -> Result<Survey> {
+        let mounts: Arc<[MountEntry]> = self.host.mounts()?.into();
         let mut volumes: BTreeSet<VolumeId> = mounts
             .iter()
             .filter_map(directory_volume)
             .filter(|id| self.connector(id).is_ok_and(|connector| may_be_directory(connector, id)))
             .collect();
+        let mut connections: BTreeMap<VolumeId, Vec<Connected>> = BTreeMap::new();
+        let mounted: BTreeSet<DeviceNumber> = mounts.iter().map(|entry| entry.device).collect();
         for connector in self.connectors.values() {
             for (id, connected) in connector.observe_all()? {
-                if is_of(connector.as_ref(), &id, &connected, identity, &mounts)? {
-                    volumes.insert(id);
+                if is_of(connector.as_ref(), &id, &connected, identity, &mounted, &mounts)? {
+                    volumes.insert(id.clone());
                 }
+                connections.entry(id).or_default().push(connected);
             }
         }
-        Ok(volumes)
+        Ok(Survey { volumes, connections, mounts })
     }
+}
+
+/// What one look at the whole node found.
+pub(crate) struct Survey {
+    /// The node's own.
+    pub(crate) volumes: BTreeSet<VolumeId>,
+    /// Of a volume, the present connection first.
+    pub(crate) connections: BTreeMap<VolumeId, Vec<Connected>>,
+    pub(crate) mounts: Arc<[MountEntry]>,
 }
 
 /// Whether this connection is the node's. The kernel's tables are of the machine, which can carry several nodes
@@ -193,10 +211,11 @@ fn is_of(
     id: &VolumeId,
     connected: &Connected,
     identity: &NodeIdentity,
+    mounted: &BTreeSet<DeviceNumber>,
     mounts: &[MountEntry],
 ) -> Result<bool> {
     let Connected::Device { number, path, epoch, .. } = connected else { return Ok(false) };
-    if mounts.iter().any(|entry| crate::observe::is_file_system_of(entry, path, *number)) {
+    if mounted.contains(number) || mounts.iter().any(|entry| crate::observe::is_file_system_of(entry, path, *number)) {
         return Ok(true);
     }
     match connector.volume(id) {

@@ -1,6 +1,7 @@
 //! The Node service of CSI: parses, takes the volume's lock, hands over, replies.
 
 use crate::expand::ExpandRequest;
+use crate::health::HealthRequest;
 use crate::info::capabilities;
 use crate::node::Node;
 use crate::publish::PublishRequest;
@@ -157,16 +158,29 @@ impl csi::node_server::Node for Service {
 
     async fn node_get_volume_health(
         &self,
-        _: Request<csi::NodeGetVolumeHealthRequest>,
+        request: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Reply<csi::NodeGetVolumeHealthResponse> {
-        Err(self.runtime.unimplemented(Rpc::NodeGetVolumeHealth))
+        let wire = request.into_inner();
+        self.runtime.received(Rpc::NodeGetVolumeHealth, &wire);
+        let call = self.call(Rpc::NodeGetVolumeHealth, &wire.volume_id);
+        let shared = self.node.clone();
+        // A lock of its own, as for statistics.
+        let key = |request: &HealthRequest| format!("{}/health", request.volume);
+        let work = move |_: &Node, _: &VolumeGuard, request: &HealthRequest, trace: &mut Trace| {
+            shared.volume_health(request, trace)
+        };
+        let health = self.locked(call, key, health_request(&wire), work).await?;
+        Ok(Response::new(csi::NodeGetVolumeHealthResponse { volume_health: Some(rpc::health::volume(health)) }))
     }
 
     async fn node_get_storage_health(
         &self,
         _: Request<csi::NodeGetStorageHealthRequest>,
     ) -> Reply<csi::NodeGetStorageHealthResponse> {
-        Err(self.runtime.unimplemented(Rpc::NodeGetStorageHealth))
+        let node = self.node.clone();
+        let call = Call::new(Rpc::NodeGetStorageHealth).node(self.node.id.as_str());
+        let problems = self.runtime.run(call, move |trace| Ok(node.storage_health(trace))).await?;
+        Ok(Response::new(rpc::health::storage(problems)))
     }
 }
 
@@ -236,6 +250,13 @@ fn expand_request(wire: &csi::NodeExpandVolumeRequest) -> Result<ExpandRequest> 
     let staging_target_path = NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?;
     let (volume, volume_path) = looked_for(field, &wire.volume_id, path)?;
     Ok(ExpandRequest { volume, volume_path, staging_target_path, size, capability })
+}
+
+fn health_request(wire: &csi::NodeGetVolumeHealthRequest) -> Result<HealthRequest> {
+    parse::required(&[("volume_id", &wire.volume_id)])?;
+    let volume_publish_path = NodePath::parse_optional("volume_publish_path", &wire.volume_publish_path)?;
+    let staging_target_path = NodePath::parse_optional("staging_target_path", &wire.staging_target_path)?;
+    Ok(HealthRequest { volume: VolumeId::parse(&wire.volume_id)?, volume_publish_path, staging_target_path })
 }
 
 /// Without any of our keys the volume's record says what they would.

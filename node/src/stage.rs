@@ -62,6 +62,7 @@ impl Node {
         };
         stager.check_flags()?;
         if stager.find()?.is_some() {
+            self.tuner.notice(&volume.id);
             self.forget(guard, &volume.id);
             return Ok(());
         }
@@ -77,6 +78,10 @@ impl<'a> Stager<'a> {
     /// The staging that is there, when it is as asked for; `None` when it has to be done, and can be.
     pub(crate) fn find(&self) -> Result<Option<Staged>> {
         let id = &self.volume.id;
+        if self.is_surely_unstaged()? {
+            check_target(self.node.host.as_ref(), "staging path", self.path, Wanted::Directory)?;
+            return Ok(None);
+        }
         let view = View::read(self.node, self.connector, id)?;
         // Without mounts the connector decides: it replaces what is connected of an earlier grant, and takes over the
         // grant of an earlier life of this node, which no orchestrator asks for again after a reboot.
@@ -117,14 +122,23 @@ impl<'a> Stager<'a> {
         }
     }
 
+    /// The common case of a first staging, told without the tables of all loops and mounts, which grow with the number of
+    /// volumes: nothing has the volume, and nothing is mounted at the staging path.
+    fn is_surely_unstaged(&self) -> Result<bool> {
+        Ok(matches!(self.volume.kind, VolumeKind::FileSystem(_))
+            && self.connector.is_surely_unconnected(&self.volume.id)?
+            && self.node.host.mount_at(self.path)?.is_none())
+    }
+
     /// Does what [`Stager::find`] found missing.
     pub(crate) fn run(&self, undo: &mut Undo<'a>, trace: &mut Trace) -> Result<Staged> {
         let Self { node, guard, connector, volume, .. } = *self;
         trace.step("connect");
-        let is_connected = connector.observe(&volume.id)?.is_some_and(|connected| match connected {
-            Connected::Device { epoch, .. } => epoch == volume.epoch,
-            Connected::Directory { .. } => true,
-        });
+        let is_connected = !connector.is_surely_unconnected(&volume.id)?
+            && connector.observe(&volume.id)?.is_some_and(|connected| match connected {
+                Connected::Device { epoch, .. } => epoch == volume.epoch,
+                Connected::Directory { .. } => true,
+            });
         if !is_connected {
             let id = volume.id.clone();
             undo.push("disconnect", move || node.disconnect(guard, connector, &id));
@@ -137,9 +151,13 @@ impl<'a> Stager<'a> {
         };
         match (connector.connect(guard, &request)?, volume.kind) {
             (Connected::Device { path, number, .. }, VolumeKind::FileSystem(fs)) => {
+                trace.step("tune");
+                node.tune_connected(guard, volume, &path, number);
                 self.mount(&path, number, fs, undo, trace)
             }
             (Connected::Device { path, number, read_only, .. }, VolumeKind::Block) => {
+                trace.step("tune");
+                node.tune_connected(guard, volume, &path, number);
                 Ok(Staged::Block { device: path, number, read_only })
             }
             (Connected::Directory { path }, VolumeKind::Directory) => {

@@ -53,6 +53,8 @@ impl Node {
         id: &VolumeId,
         path: &Path,
     ) -> Result<()> {
+        // First, so that what is left to write is not held back by the volume's limits.
+        self.untune(id);
         self.unmount_ours(connector, id, path)?;
         self.disconnect(guard, connector, id)
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod call;
+pub mod health;
 mod metrics;
 pub mod parse;
 mod profile;
@@ -10,6 +11,7 @@ mod running;
 mod runtime;
 mod socket;
 mod status;
+mod stream;
 mod trace;
 
 pub use call::{Call, Rpc};
@@ -18,4 +20,5 @@ pub use profile::Profile;
 pub use runtime::Runtime;
 pub use socket::{Incoming, SocketFile, bind, parse_endpoint};
 pub use status::status;
+pub use stream::{Messages, Outlet};
 pub use trace::Trace;

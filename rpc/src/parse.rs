@@ -6,8 +6,8 @@ use csi_proto::csi::volume_capability::access_mode::Mode;
 use csi_proto::csi::volume_capability::{AccessType as WireAccessType, MountVolume};
 use std::collections::BTreeMap;
 use volume::{
-    AccessMode, AccessType, AttachContext, Error, FsType, Parameters, Result, Segments, SizeRange, TopologyRequirement,
-    VolumeCapability,
+    AccessMode, AccessType, AttachContext, Error, FsType, MutableChange, Parameters, Result, Segments, SizeRange,
+    TopologyRequirement, VolumeCapability,
 };
 
 /// CSI 1.13, "Size Limits": of all keys and values of a map, and of all mount flags.
@@ -88,6 +88,12 @@ pub fn size(wire: Option<&csi::CapacityRange>) -> Result<SizeRange> {
 pub fn parameters(wire: &BTreeMap<String, String>) -> Result<Parameters> {
     check_map("parameters", wire)?;
     Parameters::parse(pairs(wire))
+}
+
+/// Of CreateVolume, ControllerModifyVolume and ValidateVolumeCapabilities; an unknown key is an error.
+pub fn mutable_parameters(wire: &BTreeMap<String, String>) -> Result<MutableChange> {
+    check_map("mutable_parameters", wire)?;
+    MutableChange::parse(pairs(wire))
 }
 
 /// What CreateVolume put into volume_context. Orchestrators add keys of their own (Kubernetes: pod information), so
@@ -215,6 +221,9 @@ mod tests {
         assert_eq!(volume_context(&map("csi.storage.k8s.io/pod.name", "x")).unwrap(), Parameters::default());
         assert!(volume_context(&map("uid", "root")).is_err());
         assert!(parameters(&map("mountFlags", &"x".repeat(5000))).is_err());
+        assert!(
+            mutable_parameters(&map("iops", "7")).is_err() && mutable_parameters(&map("readAheadKiB", "7")).is_ok()
+        );
         assert_eq!(publish_context(&map("of", "others")).unwrap(), None);
         assert!(publish_context(&map("hawser.epoch", "7")).is_err());
     }

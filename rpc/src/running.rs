@@ -54,14 +54,15 @@ impl Running {
         (Entry { running: self.clone(), id }, Waiting { running: self.clone(), id })
     }
 
-    /// Whether an equal call hangs: it runs for longer than `patience` and its client has left. The step it is in.
+    /// Whether an equal call hangs: nothing has happened in it for longer than `patience`, and its client has left. The
+    /// step it is in.
     pub(crate) fn hung(&self, call: &Call, patience: Duration) -> Option<&'static str> {
         self.table()
             .works
             .values()
             .find(|work| {
                 let equal = work.rpc == call.rpc && work.volume == call.volume && work.operation == call.operation;
-                equal && work.is_abandoned && work.trace.elapsed() > patience
+                equal && work.is_abandoned && work.trace.idle() > patience
             })
             .map(|work| work.trace.current().unwrap_or("start"))
     }

@@ -6,7 +6,7 @@
 //! abandoned one still hangs, so retries add none.
 
 use crate::metrics::code_name;
-use crate::running::{Entry, Running};
+use crate::running::{Entry, Running, Waiting};
 use crate::{Call, Metrics, Rpc, Trace, status};
 use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +24,7 @@ pub struct Runtime {
     running: Running,
 }
 
-/// An abandoned work that runs for longer than this counts as hung.
+/// An abandoned work in which nothing happens for longer than this counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Runtime {
@@ -57,29 +57,13 @@ impl Runtime {
         call: Call,
         work: impl FnOnce(&mut Trace) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let rpc = call.rpc;
-        if let Some(step) = self.running.hung(&call, PATIENCE) {
-            let message = format!("{rpc}: an earlier call of the same still hangs in step \"{step}\"; retry later");
-            let error = Error::new(ErrorKind::Unavailable, message);
-            self.refuse(&call, &error);
-            return Err(error);
-        }
         let trace = Trace::new();
-        let (entry, _waiting) = self.running.enter(&call, &trace);
-        let answered_late = Arc::new(AtomicBool::new(false));
         let (send, mut receive) = oneshot::channel();
-        let worker = Worker {
-            metrics: self.metrics.clone(),
-            call: call.clone(),
-            trace: trace.clone(),
-            answered_late: answered_late.clone(),
-            _entry: entry,
-        };
-        self.metrics.in_flight().inc();
+        let (worker, _waiting) = self.worker(&call, &trace)?;
+        let answered_late = worker.answered_late.clone();
         tokio::task::spawn_blocking(move || worker.work(work, send));
-        let stopping = || Error::new(ErrorKind::Unavailable, format!("{rpc}: the driver is stopping; retry"));
         if let Ok(received) = tokio::time::timeout(self.deadline, &mut receive).await {
-            return received.map_err(|_| stopping())?;
+            return received.map_err(|_| stopping(call.rpc))?;
         }
         answered_late.store(true, Ordering::SeqCst);
         receive.close();
@@ -87,15 +71,45 @@ impl Runtime {
         if let Ok(result) = receive.try_recv() {
             return result;
         }
-        self.metrics.answered(rpc, Code::DeadlineExceeded);
+        Err(self.late(&call, &trace, "the work goes on, retry to find its result"))
+    }
+
+    /// The thread's half of a call, and the mark that somebody waits for it. `Unavailable` while an equal call hangs.
+    pub(crate) fn worker(&self, call: &Call, trace: &Trace) -> Result<(Worker, Waiting)> {
+        if let Some(step) = self.running.hung(call, PATIENCE) {
+            let rpc = call.rpc;
+            let message = format!("{rpc}: an earlier call of the same still hangs in step \"{step}\"; retry later");
+            let error = Error::new(ErrorKind::Unavailable, message);
+            self.refuse(call, &error);
+            return Err(error);
+        }
+        let (entry, waiting) = self.running.enter(call, trace);
+        self.metrics.in_flight().inc();
+        let worker = Worker {
+            metrics: self.metrics.clone(),
+            call: call.clone(),
+            trace: trace.clone(),
+            answered_late: Arc::default(),
+            _entry: entry,
+        };
+        Ok((worker, waiting))
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// The deadline passed: counts and logs it; its error.
+    pub(crate) fn late(&self, call: &Call, trace: &Trace, advice: &str) -> Error {
+        let Call { rpc, volume, node, operation } = call;
+        self.metrics.answered(*rpc, Code::DeadlineExceeded);
         let message = format!(
-            "{rpc}: not done after {} s{}; the work goes on, retry to find its result",
+            "{rpc}: not done after {} s{}; {advice}",
             self.deadline.as_secs_f32(),
             trace.current().map(|step| format!(", in step \"{step}\"")).unwrap_or_default()
         );
-        let Call { volume, node, operation, .. } = &call;
         tracing::warn!(%rpc, operation, volume, node, code = "DEADLINE_EXCEEDED", error = message, "call");
-        Err(Error::new(ErrorKind::Timeout, message))
+        Error::new(ErrorKind::Timeout, message)
     }
 
     /// For a request that is wrong before any work begins: counts and logs it; its status.
@@ -140,16 +154,16 @@ impl Runtime {
 }
 
 /// The blocking thread's half of a call.
-struct Worker {
+pub(crate) struct Worker {
     metrics: Metrics,
     call: Call,
     trace: Trace,
-    answered_late: Arc<AtomicBool>,
+    pub(crate) answered_late: Arc<AtomicBool>,
     _entry: Entry,
 }
 
 impl Worker {
-    fn work<T>(self, work: impl FnOnce(&mut Trace) -> Result<T>, reply: oneshot::Sender<Result<T>>) {
+    pub(crate) fn work<T>(self, work: impl FnOnce(&mut Trace) -> Result<T>, reply: oneshot::Sender<Result<T>>) {
         let mut trace = self.trace.clone();
         // The closure is consumed, and the guard in it with it, before anybody learns the result: a client that calls
         // again at once never meets its own lock.
@@ -189,6 +203,11 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.metrics.in_flight().dec();
     }
+}
+
+/// The work ended without a result: only the end of the process does that.
+pub(crate) fn stopping(rpc: Rpc) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{rpc}: the driver is stopping; retry"))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -14,17 +14,30 @@ struct Steps {
     started: Instant,
     done: Vec<(&'static str, Duration)>,
     current: Option<(&'static str, Instant)>,
+    /// When something was last seen to happen.
+    progressed: Instant,
 }
 
 impl Trace {
     pub fn new() -> Self {
-        let steps = Steps { started: Instant::now(), done: Vec::new(), current: None };
+        let now = Instant::now();
+        let steps = Steps { started: now, done: Vec::new(), current: None, progressed: now };
         Self { steps: Arc::new(Mutex::new(steps)) }
     }
 
     /// Ends the step before and begins this one. Names are few and fixed: each becomes a metric's label.
     pub fn step(&mut self, name: &'static str) {
         self.steps().turn(Some(name));
+    }
+
+    /// The step goes on, and something of it is done.
+    pub(crate) fn progress(&self) {
+        self.steps().progressed = Instant::now();
+    }
+
+    /// For how long nothing was seen to happen.
+    pub(crate) fn idle(&self) -> Duration {
+        self.steps().progressed.elapsed()
     }
 
     /// The step that is under way.
@@ -52,6 +65,7 @@ impl Trace {
 impl Steps {
     fn turn(&mut self, next: Option<&'static str>) {
         let now = Instant::now();
+        self.progressed = now;
         if let Some((name, began)) = self.current.take() {
             self.done.push((name, now - began));
         }

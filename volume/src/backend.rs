@@ -5,8 +5,8 @@
 
 use crate::{
     AttachContext, BackendName, ChangedBlocks, Error, ErrorKind, FsType, GroupSnapshots, Health, ImageIdentity, Modify,
-    NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Volume,
-    VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
+    NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Trim,
+    Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub trait Backend: Send + Sync {
     fn name(&self) -> &BackendName;
 
     /// Creates the volume, or finds it made by an earlier call. `AlreadyExists` when it is there but differs in size,
-    /// kind or source. The guard covers the volume's id and its source's.
+    /// kind, source or parameters. The guard covers the volume's id and its source's.
     fn ensure_volume(&self, guard: &VolumeGuard, spec: &VolumeSpec) -> Result<Volume>;
 
     fn find_volume(&self, id: &VolumeId) -> Result<Option<Volume>>;
@@ -74,6 +74,9 @@ pub trait Backend: Send + Sync {
         None
     }
     fn fence(&self) -> Option<&dyn Fence> {
+        None
+    }
+    fn trim(&self) -> Option<&dyn Trim> {
         None
     }
 }
@@ -256,6 +259,10 @@ impl VolumeSpec {
         }
         if existing.parameters != self.parameters {
             return differs("was made with other parameters".to_owned());
+        }
+        // CSI 1.13, CreateVolume: compatible with mutable_parameters too. What is not asked for may be anything.
+        if self.mutable.apply_to(existing.mutable) != existing.mutable {
+            return differs("has other mutable parameters; ControllerModifyVolume changes them".to_owned());
         }
         if !self.topology.is_met_by(&existing.accessible_topology) {
             return differs("cannot be reached from where it is asked for".to_owned());

@@ -1,6 +1,6 @@
 //! The node's half of a backend: from a volume id to a device or directory on this machine.
 
-use crate::{Epoch, HealthProblem, NodeIdentity, Result, Volume, VolumeGuard, VolumeId};
+use crate::{Epoch, HealthProblem, NodeIdentity, Result, Volume, VolumeGuard, VolumeHealth, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,7 +52,19 @@ pub trait Connector: Send + Sync {
     fn disconnect(&self, guard: &VolumeGuard, id: &VolumeId, node: &NodeIdentity) -> Result<()>;
 
     /// What is connected now, from the kernel's tables alone.
-    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>>;
+    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>> {
+        Ok(self.connections(id)?.into_iter().next())
+    }
+
+    /// As [`Connector::observe`], the present connection first and after it those of earlier epochs that are still there.
+    fn connections(&self, id: &VolumeId) -> Result<Vec<Connected>>;
+
+    /// Whether it is certain that this volume is not connected on this machine, and so not mounted, as a look costs that
+    /// does not grow with the number of volumes. `false` says nothing: then [`Connector::connections`] tells.
+    fn is_surely_unconnected(&self, id: &VolumeId) -> Result<bool> {
+        let _ = id;
+        Ok(false)
+    }
 
     /// All connections of this backend on this machine, for start-up reconciliation.
     fn observe_all(&self) -> Result<Vec<(VolumeId, Connected)>>;
@@ -67,6 +79,17 @@ pub trait Connector: Send + Sync {
     /// by the caller: a hung pool hangs it.
     fn storage_health(&self) -> Result<Vec<HealthProblem>> {
         Ok(Vec::new())
+    }
+
+    /// What the storage says of the volume, as [`crate::Health::volume_health`] does; `NotFound` when there is none.
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        self.volume(id).map(|volume| VolumeHealth { volume: volume.id, problems: Vec::new() })
+    }
+
+    /// A mark that is another one after the volume's record has changed; cheaper than reading the record. `None` when
+    /// that cannot be told just now: then the record has to be read. `NotFound` when there is no such volume.
+    fn record_mark(&self, id: &VolumeId) -> Result<Option<u64>> {
+        self.volume(id).map(|_| None)
     }
 
     /// How many volumes this node can have; `None` when there is no limit.

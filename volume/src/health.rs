@@ -29,6 +29,22 @@ pub struct VolumeHealth {
     pub problems: Vec<HealthProblem>,
 }
 
+impl HealthProblem {
+    pub fn new(severity: Severity, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { severity, reason, message: message.into() }
+    }
+}
+
+impl VolumeHealth {
+    pub fn is_healthy(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    pub fn worst(&self) -> Option<Severity> {
+        self.problems.iter().map(|problem| problem.severity).max()
+    }
+}
+
 /// What the storage itself knows of its volumes, seen from the controller.
 pub trait Health: Send + Sync {
     /// `NotFound` when there is no such volume; a volume whose record is damaged is there, with that as its problem.

@@ -19,6 +19,7 @@ mod parameters;
 mod size;
 mod snapshot;
 mod topology;
+mod trim;
 mod volume;
 
 pub use attachment::{
@@ -43,4 +44,5 @@ pub use parameters::Parameters;
 pub use size::{MAX_SIZE_BYTES, SizeRange};
 pub use snapshot::{Snapshot, SnapshotFilter};
 pub use topology::{Segments, TopologyRequirement};
+pub use trim::{Trim, Trimmed};
 pub use volume::{Volume, VolumeSource, VolumeSpec};

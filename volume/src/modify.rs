@@ -1,7 +1,8 @@
 //! What can be changed of a volume while it is in use: CSI's mutable parameters.
 
-use crate::{Error, Result, VolumeGuard, VolumeId};
+use crate::{Error, FsType, Result, VolumeGuard, VolumeId, VolumeKind};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `None`: as the kernel has it (read-ahead), or unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,12 +26,49 @@ pub struct IoLimits {
 
 /// Records what the volume's node is to apply to its device, now and at every later staging.
 pub trait Modify: Send + Sync {
-    /// Changes what `change` names and keeps the rest. Idempotent. `NotFound` when there is no such volume.
+    /// Changes what `change` names and keeps the rest. Idempotent. `NotFound` when there is no such volume,
+    /// `InvalidArgument` for what a volume of its kind cannot have ([`MutableParameters::check_kind`]).
     fn modify(&self, guard: &VolumeGuard, id: &VolumeId, change: &MutableChange) -> Result<()>;
 }
 
+impl MutableParameters {
+    /// What of it stands apart from the default, as a request would name it.
+    pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
+        let limits = &self.limits;
+        let all = [
+            ("readAheadKiB", self.read_ahead_kib.map(u64::from)),
+            ("readBytesPerSecond", limits.read_bytes_per_second),
+            ("readOpsPerSecond", limits.read_ops_per_second),
+            ("writeBytesPerSecond", limits.write_bytes_per_second),
+            ("writeOpsPerSecond", limits.write_ops_per_second),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key, value?.to_string()))).collect()
+    }
+
+    /// `InvalidArgument` for what no volume of this kind can have, or has without any effect.
+    pub fn check_kind(&self, kind: VolumeKind) -> Result<()> {
+        match kind {
+            VolumeKind::Directory if *self != Self::default() => Err(Error::invalid(
+                "a directory volume has no device of its own: neither its read-ahead nor its I/O can be set",
+            )),
+            // fs/btrfs/disk-io.c: a bdi of its own, of at least 4 MiB, whatever its devices have.
+            VolumeKind::FileSystem(FsType::Btrfs) if self.read_ahead_kib.is_some() => Err(Error::invalid(
+                "readAheadKiB has no effect on btrfs, which reads ahead as it sees fit whatever its device is set to",
+            )),
+            VolumeKind::FileSystem(_) | VolumeKind::Block | VolumeKind::Directory => Ok(()),
+        }
+    }
+}
+
+impl IoLimits {
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What a request asks to change: a key that is absent stays, and the value `default` takes one back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "BTreeMap<String, String>", try_from = "BTreeMap<String, String>")]
 pub struct MutableChange {
     pub read_ahead_kib: Option<Option<u32>>,
     pub read_bytes_per_second: Option<Option<u64>>,
@@ -51,10 +89,18 @@ impl MutableChange {
         for (key, value) in sorted {
             match key {
                 "readAheadKiB" => change.read_ahead_kib = Some(number(key, value, 0, MAX_READ_AHEAD_KIB)?),
-                "readBytesPerSecond" => change.read_bytes_per_second = Some(number(key, value, 1, u64::MAX)?),
-                "writeBytesPerSecond" => change.write_bytes_per_second = Some(number(key, value, 1, u64::MAX)?),
-                "readOpsPerSecond" => change.read_ops_per_second = Some(number(key, value, 1, u64::from(u32::MAX))?),
-                "writeOpsPerSecond" => change.write_ops_per_second = Some(number(key, value, 1, u64::from(u32::MAX))?),
+                "readBytesPerSecond" => {
+                    change.read_bytes_per_second = Some(number(key, value, MIN_BYTES_PER_SECOND, u64::MAX)?)
+                }
+                "writeBytesPerSecond" => {
+                    change.write_bytes_per_second = Some(number(key, value, MIN_BYTES_PER_SECOND, u64::MAX)?)
+                }
+                "readOpsPerSecond" => {
+                    change.read_ops_per_second = Some(number(key, value, MIN_OPS_PER_SECOND, u64::from(u32::MAX))?)
+                }
+                "writeOpsPerSecond" => {
+                    change.write_ops_per_second = Some(number(key, value, MIN_OPS_PER_SECOND, u64::from(u32::MAX))?)
+                }
                 unknown => {
                     return Err(Error::invalid(format!(
                         "unknown mutable parameter {unknown:?}; the known ones are {}",
@@ -80,9 +126,37 @@ impl MutableChange {
     }
 }
 
+/// As the request that [`MutableChange::parse`] reads as this.
+impl From<MutableChange> for BTreeMap<String, String> {
+    fn from(change: MutableChange) -> Self {
+        fn pair<T: ToString>(key: &str, value: Option<Option<T>>) -> Option<(String, String)> {
+            Some((key.to_owned(), value?.map_or_else(|| DEFAULT.to_owned(), |number| number.to_string())))
+        }
+        let pairs = [
+            pair("readAheadKiB", change.read_ahead_kib),
+            pair("readBytesPerSecond", change.read_bytes_per_second),
+            pair("readOpsPerSecond", change.read_ops_per_second),
+            pair("writeBytesPerSecond", change.write_bytes_per_second),
+            pair("writeOpsPerSecond", change.write_ops_per_second),
+        ];
+        pairs.into_iter().flatten().collect()
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for MutableChange {
+    type Error = Error;
+
+    fn try_from(pairs: BTreeMap<String, String>) -> Result<Self> {
+        Self::parse(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+    }
+}
+
 const DEFAULT: &str = "default";
 /// 1 GiB: far more than any device gains from, and no number that overflows in the kernel.
 const MAX_READ_AHEAD_KIB: u64 = 1 << 20;
+/// Below these a volume is of no use any more: unmounting, freezing and fencing wait for what is left to write.
+const MIN_BYTES_PER_SECOND: u64 = 64 << 10;
+const MIN_OPS_PER_SECOND: u64 = 10;
 
 /// `None` for the word `default`.
 fn number<T: TryFrom<u64>>(key: &str, value: &str, least: u64, most: u64) -> Result<Option<T>> {
@@ -113,6 +187,49 @@ mod tests {
     }
 
     #[test]
+    fn pairs_say_what_was_asked_for() {
+        let asked = [("readAheadKiB", "256"), ("writeBytesPerSecond", "65536")];
+        let given = MutableChange::parse(asked).unwrap().apply_to(MutableParameters::default());
+        let pairs = given.to_pairs();
+        assert_eq!(pairs.iter().map(|(key, value)| (*key, value.as_str())).collect::<Vec<_>>(), asked);
+        assert!(MutableParameters::default().to_pairs().is_empty());
+    }
+
+    #[test]
+    fn changes_are_written_as_requests() {
+        let change = MutableChange {
+            read_ahead_kib: Some(None),
+            read_bytes_per_second: Some(Some(u64::MAX)),
+            write_bytes_per_second: None,
+            read_ops_per_second: Some(Some(10)),
+            write_ops_per_second: Some(None),
+        };
+        let written = serde_json::to_string(&change).unwrap();
+        assert!(written.contains(r#""readAheadKiB":"default""#), "{written}");
+        assert_eq!(serde_json::from_str::<MutableChange>(&written).unwrap(), change);
+        let all = MutableChange::parse(MutableChange::KEYS.map(|key| (key, "65536"))).unwrap();
+        assert_eq!(BTreeMap::from(all).len(), MutableChange::KEYS.len());
+        let unknown = serde_json::from_str::<MutableChange>(r#"{"iops":"5"}"#).unwrap_err();
+        assert!(unknown.to_string().contains("iops"), "{unknown}");
+    }
+
+    #[test]
+    fn what_a_kind_cannot_have() {
+        let of = |key| MutableChange::parse([(key, "65536")]).unwrap().apply_to(MutableParameters::default());
+        let (read_ahead, limit) = (of("readAheadKiB"), of("readBytesPerSecond"));
+        for (kind, takes_read_ahead, takes_limits) in [
+            (VolumeKind::FileSystem(FsType::Ext4), true, true),
+            (VolumeKind::FileSystem(FsType::Btrfs), false, true),
+            (VolumeKind::Block, true, true),
+            (VolumeKind::Directory, false, false),
+        ] {
+            assert_eq!(read_ahead.check_kind(kind).is_ok(), takes_read_ahead, "{kind}");
+            assert_eq!(limit.check_kind(kind).is_ok(), takes_limits, "{kind}");
+            MutableParameters::default().check_kind(kind).unwrap();
+        }
+    }
+
+    #[test]
     fn refusals_help() {
         let unknown = MutableChange::parse([("iops", "5")]).unwrap_err();
         assert!(unknown.to_string().contains("writeOpsPerSecond"), "{unknown}");
@@ -120,7 +237,8 @@ mod tests {
             ("readAheadKiB", "-1"),
             ("readAheadKiB", "1048577"),
             ("readAheadKiB", ""),
-            ("readOpsPerSecond", "0"),
+            ("readOpsPerSecond", "9"),
+            ("readBytesPerSecond", "65535"),
             ("writeOpsPerSecond", "4294967296"),
             ("readBytesPerSecond", "1M"),
             ("writeBytesPerSecond", "18446744073709551616"),

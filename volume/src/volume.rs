@@ -1,8 +1,8 @@
 //! Volumes as every backend answers for them.
 
 use crate::{
-    Attachment, Epoch, MutableParameters, Parameters, Segments, SizeRange, SnapshotId, TopologyRequirement, VolumeId,
-    VolumeKind, VolumeName,
+    Attachment, Epoch, MutableChange, MutableParameters, Parameters, Segments, SizeRange, SnapshotId,
+    TopologyRequirement, VolumeId, VolumeKind, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +15,8 @@ pub struct VolumeSpec {
     pub kind: VolumeKind,
     pub source: Option<VolumeSource>,
     pub parameters: Parameters,
-    /// What a new volume starts with; one that is there keeps its own.
-    pub mutable: MutableParameters,
+    /// What a new volume starts with apart from the defaults; one that is there must have it already.
+    pub mutable: MutableChange,
     pub topology: TopologyRequirement,
 }
 

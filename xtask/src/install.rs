@@ -1,10 +1,12 @@
-//! What the tests need from outside the tree: Debian packages, Go, and csi-sanity built with it.
+//! What the tests need from outside the tree: Debian packages, Go, and what is built with it: csi-sanity, and CSI clients
+//! of older versions.
 //!
 //! Tools are built once into `$HAWSER_CACHE` (else `~/.cache/hawser`), under their version, never into the tree.
 
 use crate::process::{self, Log};
 use crate::workspace::Workspace;
 use serde::Deserialize;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -34,8 +36,13 @@ const GO_TOOLCHAIN: &str = "v0.0.1-go1.26.0.linux-";
 const PACKAGES_DEADLINE: Duration = Duration::from_secs(900);
 const TOOL_DEADLINE: Duration = Duration::from_secs(1200);
 
+/// The versions of CSI that older clients are built for.
+const CLIENT_VERSIONS: [&str; 2] = ["1.2", "1.12"];
+
 pub(crate) struct Tools {
     pub(crate) csi_sanity: PathBuf,
+    /// Where the CSI clients of older versions are, each named by its version.
+    pub(crate) csi_clients: PathBuf,
 }
 
 /// Installs what is missing. Fine without root when nothing is.
@@ -54,9 +61,15 @@ pub(crate) fn packages(log: &mut Log) -> Result<(), String> {
     apt_install(&missing, log)
 }
 
-/// csi-sanity, from the cache or built now.
-pub(crate) fn tools(log: &mut Log) -> Result<Tools, String> {
-    Ok(Tools { csi_sanity: csi_sanity(log)? })
+/// What only measuring needs.
+pub(crate) fn bench_packages(log: &mut Log) -> Result<(), String> {
+    packages(log)?;
+    if process::is_installed("fio") { Ok(()) } else { apt_install(&["fio"], log) }
+}
+
+/// csi-sanity and the older clients, from the cache or built now.
+pub(crate) fn tools(workspace: &Workspace, log: &mut Log) -> Result<Tools, String> {
+    Ok(Tools { csi_sanity: csi_sanity(log)?, csi_clients: csi_clients(workspace, log)? })
 }
 
 /// `cargo xtask tools`.
@@ -64,7 +77,9 @@ pub(crate) fn print_tools() -> Result<bool, String> {
     let workspace = Workspace::load()?;
     let mut log = Log::create(&workspace.log_directory(), "tools")?;
     packages(&mut log)?;
-    println!("csi-sanity {SANITY_VERSION}: {}", tools(&mut log)?.csi_sanity.display());
+    let tools = tools(&workspace, &mut log)?;
+    println!("csi-sanity {SANITY_VERSION}: {}", tools.csi_sanity.display());
+    println!("CSI clients {}: {}", CLIENT_VERSIONS.join(", "), tools.csi_clients.display());
     Ok(true)
 }
 
@@ -75,21 +90,70 @@ fn csi_sanity(log: &mut Log) -> Result<PathBuf, String> {
         return Ok(program);
     }
     let go = go(log)?;
-    // Built beside and renamed, so that an interrupted build is never taken for a tool.
+    build_beside(&directory, "csi-sanity", |building| {
+        let mut install = Command::new(&go);
+        install.args(["install", &format!("{SANITY_MODULE}@{SANITY_VERSION}")]).env("GOBIN", building);
+        run_go(&mut install, log).map_err(|error| format!("{SANITY_VERSION}: {error}"))
+    })?;
+    Ok(program)
+}
+
+/// The directory of the clients, named by a hash of their source.
+fn csi_clients(workspace: &Workspace, log: &mut Log) -> Result<PathBuf, String> {
+    let source = workspace.root.join("e2e/tools/csi-client");
+    let directory =
+        cache()?.join("tools").join(format!("csi-client-{:016x}-{}", hash(&source)?, std::env::consts::ARCH));
+    if CLIENT_VERSIONS.iter().all(|version| directory.join(version).is_file()) {
+        return Ok(directory);
+    }
+    let go = go(log)?;
+    build_beside(&directory, CLIENT_VERSIONS[0], |building| {
+        for version in CLIENT_VERSIONS {
+            let mut build = Command::new(&go);
+            build.args(["build", &format!("-modfile=csi-{version}.mod"), "-o"]).arg(building.join(version));
+            build.args(["-ldflags", &format!("-s -w -X main.version={version}"), "."]).current_dir(&source);
+            run_go(&mut build, log).map_err(|error| format!("for CSI {version}: {error}"))?;
+        }
+        Ok(())
+    })?;
+    Ok(directory)
+}
+
+fn run_go(command: &mut Command, log: &mut Log) -> Result<(), String> {
+    command.env("GOTOOLCHAIN", "auto").env("CGO_ENABLED", "0").env("GOFLAGS", "-trimpath");
+    process::run(command, TOOL_DEADLINE, log, &mut |_| {})
+}
+
+/// Has a tool built beside its directory and renames it, so that an interrupted build is never taken for a tool.
+fn build_beside(
+    directory: &Path,
+    program: &str,
+    build: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<(), String> {
     let building = directory.with_extension(format!("{}.new", std::process::id()));
-    let mut install = Command::new(&go);
-    install.args(["install", &format!("{SANITY_MODULE}@{SANITY_VERSION}")]);
-    install.env("GOBIN", &building).env("GOTOOLCHAIN", "auto").env("CGO_ENABLED", "0").env("GOFLAGS", "-trimpath");
-    process::run(&mut install, TOOL_DEADLINE, log, &mut |_| {})
-        .map_err(|error| format!("cannot build csi-sanity {SANITY_VERSION}: {error}; see {}", log.path.display()))?;
-    std::fs::rename(&building, &directory)
+    let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    build(&building).map_err(|error| format!("cannot build {name}: {error}; see target/xtask/"))?;
+    std::fs::rename(&building, directory)
         .or_else(|error| {
             // Another run was faster.
             let _ = std::fs::remove_dir_all(&building);
-            if program.is_file() { Ok(()) } else { Err(error) }
+            if directory.join(program).is_file() { Ok(()) } else { Err(error) }
         })
-        .map_err(|error| format!("cannot move csi-sanity to {}: {error}", directory.display()))?;
-    Ok(program)
+        .map_err(|error| format!("cannot move {name} to {}: {error}", directory.display()))
+}
+
+/// Of the names and contents of the files in a directory.
+fn hash(directory: &Path) -> Result<u64, String> {
+    let failed = |error: std::io::Error| format!("cannot read {}: {error}", directory.display());
+    let entries = std::fs::read_dir(directory).map_err(failed)?;
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed)?;
+    paths.sort();
+    let mut hasher = DefaultHasher::new();
+    for path in paths {
+        (path.file_name(), std::fs::read(&path).map_err(failed)?).hash(&mut hasher);
+    }
+    Ok(hasher.finish())
 }
 
 /// A Go that can build today's modules: the one in PATH, Debian's, or a toolchain that Debian's old one fetches as a module.

@@ -1,14 +1,18 @@
 //! `cargo xtask test` runs everything that says whether this tree works; `tidy` and `tools` are parts of it by themselves.
+//! `cargo xtask bench` says how fast it is.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
     reason = "a build tool starts cargo, Go and the tests; nothing of this is shipped"
 )]
 
+mod bench;
+mod binaries;
 mod counts;
 mod install;
 mod libtest;
 mod process;
+mod simulate;
 mod steps;
 mod tidy;
 mod workspace;
@@ -27,8 +31,12 @@ struct Arguments {
 enum Command {
     /// Installs what is missing, then runs every check and test. The last line counts them.
     Test(steps::TestArguments),
+    /// Measures: against the usual way of doing it and against the bare system calls, in one run.
+    Bench(bench::BenchArguments),
     /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
     Tidy,
+    /// Plays simulated histories of the supervisor under faults (failover/src/sim).
+    Simulate(simulate::SimulateArguments),
     /// Builds the tests' external tools into the cache and prints where they are.
     Tools,
 }
@@ -36,7 +44,9 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test(arguments) => steps::test(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Tidy => tidy::print(),
+        Command::Simulate(arguments) => simulate::simulate(&arguments),
         Command::Tools => install::print_tools(),
     };
     match done {

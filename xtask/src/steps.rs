@@ -1,14 +1,14 @@
 //! The steps of `cargo xtask test`, in their order.
 
+use crate::bench;
+use crate::binaries::Binaries;
 use crate::counts::{Counts, count_line};
 use crate::install::{self, Tools};
 use crate::libtest::LibtestReader;
 use crate::process::{self, Log};
 use crate::tidy;
 use crate::workspace::{Workspace, cargo};
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,7 @@ struct Step {
 struct Session {
     workspace: Workspace,
     tools: Option<Tools>,
-    hawser: Option<PathBuf>,
-    e2e: Option<PathBuf>,
+    binaries: Option<Binaries>,
 }
 
 const STEPS: &[Step] = &[
@@ -50,6 +49,12 @@ const STEPS: &[Step] = &[
         about: "csi-sanity against the real binary: each profile, file system and block access",
         needs: &["install", "build"],
         run: sanity,
+    },
+    Step {
+        name: "compat",
+        about: "clients of older and of later versions of CSI",
+        needs: &["install", "build"],
+        run: compat,
     },
     Step {
         name: "input",
@@ -70,6 +75,12 @@ const STEPS: &[Step] = &[
         run: |session, log| e2e(session, log, &["restart"]),
     },
     Step {
+        name: "modify",
+        about: "mutable parameters reach the device of a published volume that is written to, and go with it",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["modify"]),
+    },
+    Step {
         name: "storms",
         about: "many calls at once, on one volume and on many",
         needs: &["build"],
@@ -80,6 +91,12 @@ const STEPS: &[Step] = &[
         about: "the client goes away at each step of each call",
         needs: &["build"],
         run: |session, log| e2e(session, log, &["cancel"]),
+    },
+    Step {
+        name: "metadata",
+        about: "allocated and changed blocks of snapshots against their bytes, over random workloads",
+        needs: &["build"],
+        run: |session, log| e2e(session, log, &["metadata"]),
     },
     Step {
         name: "crash",
@@ -111,6 +128,12 @@ const STEPS: &[Step] = &[
         needs: &["build"],
         run: demo,
     },
+    Step {
+        name: "bench",
+        about: "the measuring tools, on few samples: that they work, not how fast anything is",
+        needs: &["build"],
+        run: bench,
+    },
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -124,7 +147,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<bool, String> {
         return Ok(true);
     }
     let chosen = choose(&arguments.only)?;
-    let mut session = Session { workspace: Workspace::load()?, tools: None, hawser: None, e2e: None };
+    let mut session = Session { workspace: Workspace::load()?, tools: None, binaries: None };
     let logs = session.workspace.log_directory();
     let mut total = Counts::default();
     let mut failed = BTreeSet::new();
@@ -205,7 +228,7 @@ fn install(session: &mut Session, log: &mut Log) -> Counts {
         Ok(()) => Counts::pass(),
         Err(error) => Counts::fail(error),
     };
-    match install::tools(log) {
+    match install::tools(&session.workspace, log) {
         Ok(tools) => {
             counts.passed += 1;
             session.tools = Some(tools);
@@ -239,21 +262,11 @@ fn unit(session: &mut Session, log: &mut Log) -> Counts {
 }
 
 fn build(session: &mut Session, log: &mut Log) -> Counts {
-    #[derive(Deserialize)]
-    struct Message {
-        executable: Option<PathBuf>,
-    }
-    let mut binaries = Vec::new();
-    let mut build = Command::new(cargo());
-    build.args(["build", "--release", "-p", "driver", "-p", "e2e", "--message-format", "json-render-diagnostics"]);
-    let ended = process::run(build.current_dir(&session.workspace.root), 25 * MINUTE, log, &mut |line| {
-        binaries.extend(serde_json::from_str::<Message>(line).ok().and_then(|message| message.executable));
-    });
-    let named = |name: &str| binaries.iter().find(|path| path.file_name().is_some_and(|n| n == name)).cloned();
-    (session.hawser, session.e2e) = (named("hawser"), named("e2e"));
-    match ended {
-        Ok(()) if session.hawser.is_some() && session.e2e.is_some() => Counts::pass(),
-        Ok(()) => Counts::fail("cargo did not name the binaries hawser and e2e"),
+    match Binaries::build(&session.workspace, log) {
+        Ok(binaries) => {
+            session.binaries = Some(binaries);
+            Counts::pass()
+        }
         Err(error) => Counts::fail(error),
     }
 }
@@ -264,8 +277,14 @@ fn sanity(session: &mut Session, log: &mut Log) -> Counts {
     e2e(session, log, &["sanity", "--csi-sanity", &program])
 }
 
+fn compat(session: &mut Session, log: &mut Log) -> Counts {
+    let Some(tools) = &session.tools else { return Counts::fail("the CSI clients are not there") };
+    let clients = tools.csi_clients.to_string_lossy().into_owned();
+    e2e(session, log, &["compat", "--clients", &clients])
+}
+
 fn e2e(session: &mut Session, log: &mut Log, arguments: &[&str]) -> Counts {
-    let (Some(e2e), Some(hawser)) = (&session.e2e, &session.hawser) else {
+    let Some(Binaries { e2e, hawser }) = &session.binaries else {
         return Counts::fail("the binaries are not there");
     };
     let mut command = Command::new(e2e);
@@ -283,7 +302,7 @@ fn demo(session: &mut Session, log: &mut Log) -> Counts {
         // The control: a demonstration that cannot fail shows nothing.
         (&["--fault", "freeze", "--without-fence"], false),
     ];
-    let Some(hawser) = &session.hawser else { return Counts::fail("the binary is not there") };
+    let Some(Binaries { hawser, .. }) = &session.binaries else { return Counts::fail("the binary is not there") };
     let mut counts = Counts::default();
     if !install::is_root() {
         counts.skipped.push("demo: mounts and loop devices need root".to_owned());
@@ -312,6 +331,17 @@ fn demo(session: &mut Session, log: &mut Log) -> Counts {
         }
     }
     counts
+}
+
+fn bench(session: &mut Session, log: &mut Log) -> Counts {
+    let Some(binaries) = &session.binaries else { return Counts::fail("the binaries are not there") };
+    if !install::is_root() {
+        return Counts { skipped: vec!["bench: mounts and loop devices need root".to_owned()], ..Counts::default() };
+    }
+    match bench::quick(&session.workspace, binaries, log) {
+        Ok(measures) => Counts { passed: measures, ..Counts::default() },
+        Err(error) => Counts::fail(error),
+    }
 }
 
 /// One cargo command that passes or fails as a whole.

@@ -6,8 +6,8 @@ use crate::state::{Image, State, VolumeRecord};
 use host::{Host, LoopDevice, LoopRequest};
 use std::sync::Arc;
 use volume::{
-    Attachment, ConnectRequest, Connected, Connector, Epoch, Error, ErrorKind, NodeIdentity, NodeRecord, NodeState,
-    Result, Segments, Volume, VolumeGuard, VolumeId, VolumeKind,
+    Attachment, ConnectRequest, Connected, Connector, Epoch, Error, ErrorKind, HealthProblem, NodeIdentity, NodeRecord,
+    NodeState, Result, Segments, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeKind,
 };
 
 pub struct MemoryConnector {
@@ -116,13 +116,14 @@ impl Connector for MemoryConnector {
         Ok(())
     }
 
-    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>> {
-        if let Some((epoch, device)) = self.loops(id)?.pop() {
-            return Ok(Some(connected(epoch, device)));
+    fn connections(&self, id: &VolumeId) -> Result<Vec<Connected>> {
+        let loops = self.loops(id)?;
+        if !loops.is_empty() {
+            return Ok(loops.into_iter().rev().map(|(epoch, device)| connected(epoch, device)).collect());
         }
         let state = self.storage.state();
         let is_directory = state.volumes.get(id).is_some_and(|record| record.volume.kind == VolumeKind::Directory);
-        Ok(is_directory.then(|| Connected::Directory { path: self.storage.data_directory(id) }))
+        Ok(is_directory.then(|| Connected::Directory { path: self.storage.data_directory(id) }).into_iter().collect())
     }
 
     fn observe_all(&self) -> Result<Vec<(VolumeId, Connected)>> {
@@ -153,6 +154,21 @@ impl Connector for MemoryConnector {
         self.storage.state().volume(id).map(|_| ())
     }
 
+    fn storage_health(&self) -> Result<Vec<HealthProblem>> {
+        Ok(self.storage.full(&self.storage.state()).into_iter().collect())
+    }
+
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        self.storage.health_of(id)
+    }
+
+    /// Of the mutable parameters and the grant, which is all that the node looks at again.
+    fn record_mark(&self, id: &VolumeId) -> Result<Option<u64>> {
+        let state = self.storage.state();
+        let record = state.volume(id)?;
+        Ok(Some(record.modified << 32 | record.volume.epoch.0 & u64::from(u32::MAX)))
+    }
+
     fn max_volumes(&self) -> Option<u64> {
         self.storage.max_volumes
     }
@@ -166,7 +182,7 @@ impl Connector for MemoryConnector {
 fn granted(state: &State, request: &ConnectRequest<'_>) -> Result<Option<(Epoch, Image)>> {
     let id = request.volume;
     let refused = |why: String| Err(Error::new(ErrorKind::Held, format!("volume {id} is not connected: {why}")));
-    let VolumeRecord { volume, image } = state.volume(id)?;
+    let VolumeRecord { volume, image, .. } = state.volume(id)?;
     let node = state.node(&request.node.id)?;
     if node.identity.incarnation != request.node.incarnation || node.is_fenced() {
         return refused(format!("node {} is fenced, or has started a new life", request.node.id));

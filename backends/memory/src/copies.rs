@@ -1,14 +1,14 @@
 //! Snapshots.
 
-use crate::state::SnapshotRecord;
+use crate::state::{SnapshotRecord, State};
 use crate::{MemoryBackend, Storage, now_ms};
 use host::Host;
 use volume::{
-    Error, ErrorKind, Page, PageRequest, Result, Snapshot, SnapshotFilter, SnapshotId, Snapshots, VolumeGuard,
-    VolumeId, VolumeName,
+    Error, ErrorKind, GroupSnapshotId, Page, PageRequest, Result, Snapshot, SnapshotFilter, SnapshotId, Snapshots,
+    VolumeGuard, VolumeId, VolumeName,
 };
 
-const FREEZE_MS: u64 = 5_000;
+pub(crate) const FREEZE_MS: u64 = 5_000;
 
 impl Snapshots for MemoryBackend {
     fn ensure_snapshot(
@@ -30,7 +30,7 @@ impl Snapshots for MemoryBackend {
         };
         let mut taken = Err(Error::internal(format!("snapshot {id} was not taken")));
         let mut take = || {
-            taken = self.storage.take_snapshot(id, name, source);
+            taken = self.storage.take_snapshot(&mut self.storage.state(), id, name, source, None);
             Ok(())
         };
         // The file system that is mounted from the image stands still meanwhile.
@@ -48,7 +48,11 @@ impl Snapshots for MemoryBackend {
 
     fn delete_snapshot(&self, guard: &VolumeGuard, id: &SnapshotId) -> Result<()> {
         guard.check(id.as_str())?;
-        self.storage.state().snapshots.remove(id);
+        let mut state = self.storage.state();
+        if let Some(group) = state.snapshots.get(id).and_then(|record| record.snapshot.group.as_ref()) {
+            return Err(Error::invalid(format!("snapshot {id} is part of group {group}; delete the group")));
+        }
+        state.snapshots.remove(id);
         self.storage.host.remove_all(&self.storage.directory(id.as_str()));
         Ok(())
     }
@@ -66,8 +70,14 @@ impl Snapshots for MemoryBackend {
 }
 
 impl Storage {
-    fn take_snapshot(&self, id: &SnapshotId, name: &VolumeName, source: &VolumeId) -> Result<Snapshot> {
-        let mut state = self.state();
+    pub(crate) fn take_snapshot(
+        &self,
+        state: &mut State,
+        id: &SnapshotId,
+        name: &VolumeName,
+        source: &VolumeId,
+        group: Option<&GroupSnapshotId>,
+    ) -> Result<Snapshot> {
         if let Some(existing) = state.snapshots.get(id) {
             return same(&existing.snapshot, name, source);
         }
@@ -83,7 +93,7 @@ impl Storage {
             kind: record.volume.kind,
             created_at_ms: now_ms(),
             ready: true,
-            group: None,
+            group: group.cloned(),
             accessible_topology: Vec::new(),
         };
         state.snapshots.insert(id.clone(), SnapshotRecord { snapshot: snapshot.clone(), path });

@@ -3,9 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod changed_blocks;
 mod connector;
 mod copies;
 mod fence;
+mod groups;
+mod health;
 mod state;
 mod volumes;
 

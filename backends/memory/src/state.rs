@@ -3,12 +3,16 @@
 use crate::Storage;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use volume::{Error, ImageIdentity, NodeId, NodeRecord, Orphan, Result, Snapshot, SnapshotId, Volume, VolumeId};
+use volume::{
+    Error, GroupSnapshotId, ImageIdentity, NodeId, NodeRecord, Orphan, Result, Snapshot, SnapshotId, Volume, VolumeId,
+    VolumeName,
+};
 
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) volumes: BTreeMap<VolumeId, VolumeRecord>,
     pub(crate) snapshots: BTreeMap<SnapshotId, SnapshotRecord>,
+    pub(crate) groups: BTreeMap<GroupSnapshotId, GroupRecord>,
     pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(crate) orphans: Vec<OrphanRecord>,
 }
@@ -17,6 +21,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) volume: Volume,
     /// `None` for a directory volume.
     pub(crate) image: Option<Image>,
+    /// How often its mutable parameters were changed.
+    pub(crate) modified: u64,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -28,6 +34,14 @@ pub(crate) struct Image {
 pub(crate) struct SnapshotRecord {
     pub(crate) snapshot: Snapshot,
     pub(crate) path: PathBuf,
+}
+
+pub(crate) struct GroupRecord {
+    pub(crate) id: GroupSnapshotId,
+    pub(crate) name: VolumeName,
+    /// In order.
+    pub(crate) members: Vec<SnapshotId>,
+    pub(crate) created_at_ms: u64,
 }
 
 pub(crate) struct OrphanRecord {

@@ -6,9 +6,9 @@ use host::Host;
 use host::filesystem::minimum_size;
 use std::path::Path;
 use volume::{
-    Attach, Backend, BackendName, Capacity, CapacityQuery, Epoch, Error, ErrorKind, Expand, Fence, FsType, Page,
-    PageRequest, Restrictions, Result, Segments, SizeRange, Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind,
-    VolumeSource, VolumeSpec,
+    Attach, Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Epoch, Error, ErrorKind, Expand, Fence,
+    FsType, GroupSnapshots, Modify, MutableChange, MutableParameters, Page, PageRequest, Restrictions, Result,
+    Segments, SizeRange, Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSource, VolumeSpec,
 };
 
 const MIB: u64 = 1 << 20;
@@ -27,6 +27,8 @@ impl Backend for MemoryBackend {
             spec.check_compatible(&existing.volume)?;
             return Ok(existing.volume.clone());
         }
+        let mutable = spec.mutable.apply_to(MutableParameters::default());
+        mutable.check_kind(spec.kind)?;
         spec.topology.check(&[])?;
         let source = spec.source.as_ref().map(|source| Source::find(guard, &state, source)).transpose()?;
         let size_bytes = choose_size(storage, &state, spec, source.as_ref())?;
@@ -39,14 +41,14 @@ impl Backend for MemoryBackend {
             thick: spec.parameters.thick,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
-            mutable: Default::default(),
+            mutable,
             accessible_topology: Vec::new(),
             epoch: Epoch::default(),
             attachment: None,
             created_at_ms: now_ms(),
             problem: None,
         };
-        state.volumes.insert(spec.id.clone(), VolumeRecord { volume: volume.clone(), image });
+        state.volumes.insert(spec.id.clone(), VolumeRecord { volume: volume.clone(), image, modified: 0 });
         Ok(volume)
     }
 
@@ -104,8 +106,16 @@ impl Backend for MemoryBackend {
         Some(self)
     }
 
+    fn group_snapshots(&self) -> Option<&dyn GroupSnapshots> {
+        Some(self)
+    }
+
     fn can_clone(&self) -> bool {
         true
+    }
+
+    fn changed_blocks(&self) -> Option<&dyn ChangedBlocks> {
+        Some(self)
     }
 
     fn expand(&self) -> Option<&dyn Expand> {
@@ -114,6 +124,33 @@ impl Backend for MemoryBackend {
 
     fn fence(&self) -> Option<&dyn Fence> {
         Some(self)
+    }
+
+    fn health(&self) -> Option<&dyn volume::Health> {
+        Some(self)
+    }
+
+    fn trim(&self) -> Option<&dyn volume::Trim> {
+        Some(self)
+    }
+
+    fn modify(&self) -> Option<&dyn Modify> {
+        Some(self)
+    }
+}
+
+impl Modify for MemoryBackend {
+    fn modify(&self, guard: &VolumeGuard, id: &VolumeId, change: &MutableChange) -> Result<()> {
+        guard.check(id.as_str())?;
+        let mut state = self.storage.state();
+        let record = state.volume_mut(id)?;
+        let mutable = change.apply_to(record.volume.mutable);
+        mutable.check_kind(record.volume.kind)?;
+        if mutable != record.volume.mutable {
+            record.volume.mutable = mutable;
+            record.modified += 1;
+        }
+        Ok(())
     }
 }
 

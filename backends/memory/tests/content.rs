@@ -19,6 +19,8 @@ fn machine() -> (Arc<FakeHost>, Subject) {
         backend: Arc::new(backend),
         connector,
         another: Box::new(move || Arc::new(another.clone())),
+        write: Box::new(|_, _, _| unreachable!("these tests write to the host")),
+        set_image_bytes: Box::new(|id, _| panic!("no test here cuts {id}")),
         keep: Box::new(()),
     };
     (host, subject)

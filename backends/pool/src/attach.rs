@@ -84,7 +84,7 @@ impl Pool {
             AttachPlan::AlreadyHeld(_) => None,
             AttachPlan::Grant(grant) => {
                 self.check_limit(&node.identity.id, &record.id)?;
-                Some(VolumeRecord { epoch: grant.epoch, attachment: Some(grant), ..released(record) })
+                Some(VolumeRecord { epoch: grant.epoch, attachment: Some(grant), staged: true, ..released(record) })
             }
         })
     }

@@ -3,8 +3,8 @@
 use crate::Pool;
 use host::file::{FileSystemKind, space};
 use volume::{
-    Backend, BackendName, Capacity, CapacityQuery, Expand, Page, PageRequest, Restrictions, Result, Segments,
-    Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
+    Backend, BackendName, Capacity, CapacityQuery, ChangedBlocks, Expand, GroupSnapshots, Modify, Page, PageRequest,
+    Restrictions, Result, Segments, Snapshots, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSpec,
 };
 
 const NO_BLOCK: &str = "raw block volumes need a file system that can clone files (xfs or btrfs): a fence must fork \
@@ -79,11 +79,33 @@ impl Backend for Pool {
         Some(self)
     }
 
+    fn group_snapshots(&self) -> Option<&dyn GroupSnapshots> {
+        Some(self)
+    }
+
     fn can_clone(&self) -> bool {
         true
     }
 
+    fn changed_blocks(&self) -> Option<&dyn ChangedBlocks> {
+        // Whose extents are known to mean what they say.
+        let knows = matches!(self.file_system, FileSystemKind::Ext4 | FileSystemKind::Xfs | FileSystemKind::Btrfs);
+        knows.then_some(self as &dyn ChangedBlocks)
+    }
+
     fn expand(&self) -> Option<&dyn Expand> {
+        Some(self)
+    }
+
+    fn health(&self) -> Option<&dyn volume::Health> {
+        Some(self)
+    }
+
+    fn trim(&self) -> Option<&dyn volume::Trim> {
+        Some(self)
+    }
+
+    fn modify(&self) -> Option<&dyn Modify> {
         Some(self)
     }
 }

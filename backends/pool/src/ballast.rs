@@ -15,7 +15,7 @@ const BYTES: u64 = 4 << 20;
 impl Pool {
     /// Where there is room above the reserve; else later.
     pub(crate) fn restore_ballast(&self) -> Result<()> {
-        for parent in [&self.volumes, &self.snapshots, &self.nodes] {
+        for parent in [&self.volumes, &self.snapshots, &self.groups, &self.nodes] {
             if self.has_room()? {
                 fill(parent)?;
             }

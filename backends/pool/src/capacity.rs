@@ -16,6 +16,8 @@ const DEFAULT_SIZE_BYTES: u64 = 1 << 30;
 /// The reserve is this part of the pool, within these bounds, where the configuration does not say.
 const RESERVE_PART: u64 = 50;
 const RESERVE_BOUNDS: (u64, u64) = (16 << 20, 4 << 30);
+/// Nearly full: less than this part of the pool is free above the reserve.
+const NEARLY_FULL_PART: u64 = 20;
 /// ext4 with blocks of 4 KiB: 2^32 blocks a file, less one.
 const EXT4_MAX_FILE_BYTES: u64 = (1 << 44) - GRANULE_BYTES;
 
@@ -25,6 +27,18 @@ struct Room {
     available: u64,
     /// The largest volume that could ever be filled.
     largest: u64,
+    /// Of the whole file system.
+    total: u64,
+}
+
+/// How much of what new blocks need is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fullness {
+    Ample,
+    /// So many bytes are free above the reserve.
+    NearlyFull(u64),
+    /// Nothing is free above the reserve.
+    Full,
 }
 
 impl Pool {
@@ -73,6 +87,15 @@ impl Pool {
                 self.dir.path().display()
             ),
         ))
+    }
+
+    pub(crate) fn fullness(&self) -> Result<Fullness> {
+        let room = self.room()?;
+        Ok(match room.available {
+            0 => Fullness::Full,
+            bytes if bytes < room.total / NEARLY_FULL_PART => Fullness::NearlyFull(bytes),
+            _ => Fullness::Ample,
+        })
     }
 
     pub(crate) fn has_room(&self) -> Result<bool> {
@@ -125,7 +148,8 @@ impl Pool {
         if self.file_system == FileSystemKind::Ext4 {
             largest = largest.min(EXT4_MAX_FILE_BYTES);
         }
-        Ok(Room { available: round_down(space.available_bytes.saturating_sub(reserve)), largest: round_down(largest) })
+        let available = round_down(space.available_bytes.saturating_sub(reserve));
+        Ok(Room { available, largest: round_down(largest), total: space.total_bytes })
     }
 }
 

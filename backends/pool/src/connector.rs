@@ -6,13 +6,13 @@
 use crate::Pool;
 use crate::attach::no_volume;
 use crate::create::DATA;
-use crate::loops::{images_there, is_cut_off, is_of_another};
+use crate::loops::{Listing, is_cut_off};
 use crate::model::{VolumeRecord, label_epoch, loop_label};
 use crate::record::RecordDir;
 use host::{LoopDevice, LoopRequest};
 use volume::{
-    Attachment, ConnectRequest, Connected, Connector, Error, ErrorKind, Holder, ImageIdentity, NodeIdentity,
-    NodeRecord, Result, Segments, Volume, VolumeGuard, VolumeId,
+    Attachment, ConnectRequest, Connected, Connector, Error, ErrorKind, HealthProblem, Holder, ImageIdentity,
+    NodeIdentity, NodeRecord, Result, Segments, Volume, VolumeGuard, VolumeHealth, VolumeId,
 };
 
 impl Connector for Pool {
@@ -32,8 +32,9 @@ impl Connector for Pool {
     fn connect(&self, guard: &VolumeGuard, request: &ConnectRequest<'_>) -> Result<Connected> {
         guard.check(request.volume.as_str())?;
         self.check_reachable()?;
-        let granted = self.granted(request)?;
+        let granted = self.granted(request, false)?;
         let Some((held, image)) = &granted.device else {
+            granted.state.dir().sync()?;
             let data = granted.state.dir().child(DATA)?;
             return Ok(Connected::Directory { path: data.path().to_owned() });
         };
@@ -42,7 +43,7 @@ impl Connector for Pool {
             Err(error) if error.kind() == ErrorKind::Exhausted => {
                 tracing::warn!(volume = %request.volume, error = error.chain(), "its image does not say what it is");
             }
-            described => described.map_err(|error| self.granted(request).err().unwrap_or(error))?,
+            described => described.map_err(|error| self.granted(request, false).err().unwrap_or(error))?,
         }
         if !self.sees_all_loops() {
             self.note_connected(request, true)?;
@@ -51,9 +52,10 @@ impl Connector for Pool {
         let (device, is_new) = match attached {
             Ok(attached) => attached,
             // A fence may have moved the image away: then that is what to say.
-            Err(error) => return Err(self.granted(request).err().unwrap_or(error)),
+            Err(error) => return Err(self.granted(request, false).err().unwrap_or(error)),
         };
-        let again = self.granted(request).and_then(|again| match &again.device {
+        // This look is the one that what is written from now on depends on, so what it sees has to last.
+        let again = self.granted(request, true).and_then(|again| match &again.device {
             Some((held_now, image_now)) if held_now.epoch == held.epoch && image_now == image => Ok(()),
             _ => Err(refused(request, "it was fenced or moved while it was connected".to_owned())),
         });
@@ -73,11 +75,11 @@ impl Connector for Pool {
 
     fn disconnect(&self, guard: &VolumeGuard, id: &VolumeId, node: &NodeIdentity) -> Result<()> {
         guard.check(id.as_str())?;
-        let (own, strays) = self.loops_by_owner(id, Some(node))?;
-        for device in own {
+        let (own, _) = self.own_loops(id, Some(node), None)?;
+        for device in own.known {
             self.host.detach_loop(&device)?;
         }
-        for device in strays {
+        for device in own.strays {
             if let Err(error) = self.host.detach_loop(&device) {
                 tracing::info!(volume = %id, error = error.chain(), "a device of an earlier volume of this name stays");
             }
@@ -92,29 +94,32 @@ impl Connector for Pool {
         Ok(())
     }
 
-    fn observe(&self, id: &VolumeId) -> Result<Option<Connected>> {
-        let loops = self.own_loops(id, None)?;
-        if loops.is_empty() {
-            return Ok(None);
-        }
-        let state = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()).ok().flatten();
-        let current = state.and_then(|state| state.record().image.as_ref().map(|image| image.inode));
-        let rank = |device: &LoopDevice| (Some(device.backing_inode) == current, label_epoch(id, &device.label));
-        Ok(loops.into_iter().max_by_key(rank).map(|device| connected(id, device)))
+    fn connections(&self, id: &VolumeId) -> Result<Vec<Connected>> {
+        self.connections_among(id, None)
+    }
+
+    /// Of an image that nobody has open no loop is there, and so no mount. A fenced holder's image is another one; then
+    /// the long look decides.
+    fn is_surely_unconnected(&self, id: &VolumeId) -> Result<bool> {
+        let Some(state) = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str())? else { return Ok(false) };
+        let record = state.record();
+        let image = record.image.as_ref().filter(|_| record.former.is_empty() && record.kind.is_single_node());
+        Ok(image.is_some_and(|image| self.has_surely_no_loop(state.dir(), image)))
     }
 
     fn observe_all(&self) -> Result<Vec<(VolumeId, Connected)>> {
-        let mut found = Vec::new();
+        let listing = self.list_loops(&self.volumes)?;
         let mut ids: Vec<VolumeId> = Vec::new();
-        for device in self.loops_where(&self.volumes, |_| true)? {
+        for device in listing.devices() {
             let short = device.label.split_once('@').map_or("", |(short, _)| short);
             ids.extend(VolumeId::parse(&format!("{}.{short}", self.config.name)).ok());
         }
         ids.sort_unstable();
         ids.dedup();
+        let mut found = Vec::with_capacity(ids.len());
         for id in ids {
-            if let Some(connected) = self.observe(&id)? {
-                found.push((id, connected));
+            for connected in self.connections_among(&id, Some(&listing))? {
+                found.push((id.clone(), connected));
             }
         }
         Ok(found)
@@ -125,7 +130,7 @@ impl Connector for Pool {
         let state = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str())?.ok_or_else(|| no_volume(id))?;
         let record = state.record();
         let current = record.image.as_ref().map(|image| image.inode);
-        for device in self.own_loops(id, None)? {
+        for device in self.own_loops(id, None, None)?.0.all() {
             if Some(device.backing_inode) == current && !is_cut_off(&device) {
                 self.host.refresh_loop(&device)?;
             }
@@ -133,13 +138,26 @@ impl Connector for Pool {
         Ok(record.size_bytes)
     }
 
+    /// The grant has done so already; not so those of earlier versions of this driver.
     fn mark_staged(&self, guard: &VolumeGuard, id: &VolumeId) -> Result<()> {
         guard.check(id.as_str())?;
-        let state = RecordDir::<VolumeRecord>::change(&self.volumes, id.as_str(), |state| {
+        let state = RecordDir::<VolumeRecord>::change_or_peek(&self.volumes, id.as_str(), |state| {
             let record = state.record();
             Ok((!record.staged).then(|| VolumeRecord { staged: true, ..record.clone() }))
         })?;
         state.map(drop).ok_or_else(|| no_volume(id))
+    }
+
+    fn storage_health(&self) -> Result<Vec<HealthProblem>> {
+        self.pool_health()
+    }
+
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        volume::Health::volume_health(self, id)
+    }
+
+    fn record_mark(&self, id: &VolumeId) -> Result<Option<u64>> {
+        self.mark_of(id)
     }
 
     fn max_volumes(&self) -> Option<u64> {
@@ -164,16 +182,21 @@ struct Granted {
 
 impl Pool {
     /// `Held` unless the record grants the volume to this incarnation under the epoch of the context.
-    fn granted(&self, request: &ConnectRequest<'_>) -> Result<Granted> {
-        let adopted = RecordDir::<VolumeRecord>::change(&self.volumes, request.volume.as_str(), |state| {
+    fn granted(&self, request: &ConnectRequest<'_>, makes_durable: bool) -> Result<Granted> {
+        let plan = |state: &RecordDir<VolumeRecord>| {
             if state.record().deleting {
                 return Err(no_volume(request.volume));
             }
             // After the volume's record: a fence writes here first.
             self.check_life(request)?;
             self.check_grant(state, request)
-        })?;
-        let state = adopted.ok_or_else(|| no_volume(request.volume))?;
+        };
+        let (volumes, id) = (&self.volumes, request.volume.as_str());
+        let adopted = match makes_durable {
+            true => RecordDir::<VolumeRecord>::change(volumes, id, plan),
+            false => RecordDir::<VolumeRecord>::change_or_peek(volumes, id, plan),
+        };
+        let state = adopted?.ok_or_else(|| no_volume(request.volume))?;
         let device = match (&state.record().attachment, &state.record().image) {
             (Some(held), Some(image)) => Some((held.clone(), image.clone())),
             _ if !state.record().kind.is_single_node() => None,
@@ -306,32 +329,13 @@ impl Pool {
         Ok(())
     }
 
-    fn own_loops(&self, id: &VolumeId, node: Option<&NodeIdentity>) -> Result<Vec<LoopDevice>> {
-        self.loops_by_owner(id, node).map(|(own, strays)| own.into_iter().chain(strays).collect())
-    }
-
-    /// The volume's loops on this kernel that are not known to be another node's than `node`, or the configured one;
-    /// and strays that carry the volume's label and whose image is none of its: of a deleted volume of this name.
-    fn loops_by_owner(&self, id: &VolumeId, node: Option<&NodeIdentity>) -> Result<(Vec<LoopDevice>, Vec<LoopDevice>)> {
-        let node = node.map(|node| &node.id).or(self.config.node.as_ref());
-        let state = match RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()) {
-            Ok(Some(state)) => state,
-            Ok(None) => return Ok((self.loops_labelled(id)?, Vec::new())),
-            // What is connected can be taken down without the record; a device in use is not.
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                return Ok((self.loops_labelled(id)?, Vec::new()));
-            }
-            Err(error) => return Err(error),
-        };
-        let record = state.record();
-        let there = images_there(state.dir(), record)?;
-        let mut loops = self.loops_of_volume(state.dir(), record)?;
-        loops.retain(|device| node.is_none_or(|node| !is_of_another(record, device, node)));
-        let is_known = |device: &LoopDevice| {
-            let epoch = label_epoch(id, &device.label);
-            there.contains(&device.backing_inode) || epoch.is_some_and(|epoch| record.node_of(epoch).is_some())
-        };
-        Ok(loops.into_iter().partition(is_known))
+    /// The loop of the current image first, then the latest epoch.
+    fn connections_among(&self, id: &VolumeId, listing: Option<&Listing>) -> Result<Vec<Connected>> {
+        let (own, state) = self.own_loops(id, None, listing)?;
+        let current = state.and_then(|state| state.record().image.as_ref().map(|image| image.inode));
+        let mut loops: Vec<LoopDevice> = own.all().collect();
+        loops.sort_by_key(|device| (Some(device.backing_inode) == current, label_epoch(id, &device.label)));
+        Ok(loops.into_iter().rev().map(|device| connected(id, device)).collect())
     }
 }
 

@@ -5,14 +5,14 @@ use crate::model::{SnapshotRecord, VolumeRecord, image_name, label_epoch};
 use crate::record::RecordDir;
 use crate::{Pool, now_ms};
 use host::Probe;
-use host::file::{Access, Dir, allocate};
+use host::file::{Dir, allocate};
 use host::filesystem;
 use std::fs::File;
 use std::os::fd::AsFd;
 use uuid::Uuid;
 use volume::{
-    Epoch, Error, ErrorKind, FsType, ImageIdentity, Result, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeSource,
-    VolumeSpec,
+    Epoch, Error, ErrorKind, FsType, ImageIdentity, MutableParameters, Result, Volume, VolumeGuard, VolumeId,
+    VolumeKind, VolumeSource, VolumeSpec,
 };
 
 /// The directory of a directory volume.
@@ -73,6 +73,7 @@ impl Pool {
         if let Some(reason) = self.why_not(spec.kind) {
             return Err(Error::invalid(format!("no {} volume can be made here: {reason}", spec.kind)));
         }
+        spec.mutable.apply_to(MutableParameters::default()).check_kind(spec.kind)?;
         if spec.kind == VolumeKind::Directory && spec.parameters.thick {
             return Err(Error::invalid(
                 "thick is given for a directory volume, which takes space as files are written",
@@ -89,9 +90,7 @@ impl Pool {
                 state.map(|state| self.source_volume(&state)).transpose()?
             }
             VolumeSource::Snapshot(id) => {
-                let state = RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())?;
-                let state = state.filter(|state| !state.record().deleting);
-                state.map(|state| self.source_snapshot(&state)).transpose()?
+                self.find_snapshot_state(id)?.map(|(state, _)| self.source_snapshot(&state)).transpose()?
             }
         };
         found.ok_or_else(|| match source {
@@ -165,6 +164,7 @@ impl Pool {
             thick: spec.parameters.thick,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
+            mutable: spec.mutable.apply_to(MutableParameters::default()),
             created_at_ms: now_ms(),
             epoch: self.first_epoch(&spec.id)?,
             image: None,
@@ -182,8 +182,7 @@ impl Pool {
             return Ok(record);
         }
         let name = image_name(Epoch(0));
-        dir.publish(&name, b"")?;
-        let image = dir.open_file(&name, Access::ReadWrite)?;
+        let image = dir.write_new(&name, b"")?;
         let path = dir.path().join(&name);
         match source {
             Some(source) => {

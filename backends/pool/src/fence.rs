@@ -200,7 +200,7 @@ impl Pool {
         let mut evidence = Vec::new();
         let mut collisions = 0;
         loop {
-            let mut loops = self.loops_of_image(dir, image)?;
+            let mut loops = self.list_loops_of_image(dir, image)?;
             loops.retain(|device| is_not_newer(record, device, epoch));
             loops.retain(|device| !(is_cut_off(device) && done.iter().any(|known| known.number == device.number)));
             if loops.is_empty() {

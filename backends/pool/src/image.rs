@@ -4,14 +4,14 @@ use crate::Pool;
 use crate::loops::is_cut_off;
 use crate::model::{SnapshotRecord, VolumeRecord};
 use host::LoopDevice;
-use host::file::{Access, Dir, get_xattr, identity, set_xattr};
+use host::file::{Dir, get_xattr, identity, set_xattr};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use volume::{Error, ErrorKind, ImageIdentity, Parameters, Result, VolumeKind};
 
 /// How long a file system may take to come to rest before it is copied.
-const FREEZE_DEADLINE_MS: u64 = 10_000;
+pub(crate) const FREEZE_DEADLINE_MS: u64 = 10_000;
 const DESCRIPTION: &str = "user.hawser";
 const DESCRIPTION_FORMAT: u32 = 1;
 /// ext4 keeps all attributes of an inode in one block of 4 KiB.
@@ -27,27 +27,14 @@ struct Description<T> {
 impl Pool {
     /// Opens the image that the record names; `Corrupt` when it is gone or is another file.
     pub(crate) fn open_image(&self, dir: &Dir, image: &ImageIdentity) -> Result<File> {
-        let path = dir.path().join(&image.name);
-        let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, format!("the image {} {what}", path.display()));
-        let file = match dir.open_file(&image.name, Access::ReadWrite) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(corrupt("is gone; restore it, or delete the volume"));
-            }
-            Err(error) => return Err(error),
-        };
-        let found = identity(&file)?;
-        if (found.inode, found.generation) != (image.inode, image.generation) {
-            return Err(corrupt(
-                "is not the file that the record names (it was replaced or restored from a backup); \
-                 check what is in it, then: hawser volume rebuild VOLUME",
-            ));
-        }
-        Ok(file)
+        self.look_at_image(dir, image, 0)?.map_err(|fault| fault.into_error(dir, image))
     }
 
     /// The loop devices of this kernel that have this image.
     pub(crate) fn loops_of(&self, image: &File) -> Result<Vec<LoopDevice>> {
+        if self.is_surely_without_loop(image) {
+            return Ok(Vec::new());
+        }
         let image = identity(image)?;
         let mut loops = self.host.loops()?;
         loops.retain(|device| device.backing_device == image.device && device.backing_inode == image.inode);

@@ -6,7 +6,7 @@
 //! temporary files, only what nobody has changed for a day is removed.
 
 use crate::Pool;
-use crate::model::{SnapshotRecord, VolumeRecord};
+use crate::model::{GroupRecord, SnapshotRecord, VolumeRecord};
 use crate::record::{Record, RecordDir, is_entry, is_unfinished};
 use host::file::{Access, Dir, is_temporary};
 use std::fs::{File, TryLockError};
@@ -20,7 +20,7 @@ impl Pool {
     /// Removes what crashes left behind and finishes what they interrupted. Nothing here keeps the pool from being
     /// used: what fails is logged and tried again when the pool is opened next.
     pub(crate) fn clean(&self) -> Result<()> {
-        for parent in [&self.dir, &self.volumes, &self.snapshots, &self.nodes, &self.templates] {
+        for parent in [&self.dir, &self.volumes, &self.snapshots, &self.groups, &self.nodes, &self.templates] {
             remove_abandoned(parent)?;
         }
         for name in self.trash.names()? {
@@ -34,6 +34,9 @@ impl Pool {
                 "finishing a deletion",
                 self.finish::<SnapshotRecord>(&self.snapshots, name, |record| record.deleting),
             );
+        }
+        for name in self.groups.names()?.iter().filter(|name| is_entry(name)) {
+            logged("finishing a deletion", self.finish::<GroupRecord>(&self.groups, name, |record| record.deleting));
         }
         Ok(())
     }

@@ -6,18 +6,24 @@ mod attach;
 mod backend;
 mod ballast;
 mod capacity;
+mod changed_blocks;
 mod config;
 mod connector;
 mod create;
 mod delete;
 mod expand;
+mod extent_map;
 mod fence;
+mod group;
+mod group_take;
+mod health;
 mod image;
 mod image_pool;
 mod leftovers;
 mod list;
 mod loops;
 mod model;
+mod modify;
 mod nodes;
 mod open;
 mod orphan;
@@ -27,6 +33,7 @@ mod snapshot;
 mod template;
 #[cfg(test)]
 mod testing;
+mod trim;
 
 pub use config::{PoolConfig, Scope};
 
@@ -45,6 +52,7 @@ pub struct Pool {
     dir: Dir,
     volumes: Dir,
     snapshots: Dir,
+    groups: Dir,
     nodes: Dir,
     templates: Dir,
     trash: Dir,

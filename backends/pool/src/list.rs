@@ -1,7 +1,6 @@
 //! Volumes as their records say, one by one: a damaged one hides no other.
 
 use crate::Pool;
-use crate::create::DATA;
 use crate::model::VolumeRecord;
 use crate::record::RecordDir;
 use host::file::Dir;
@@ -49,26 +48,12 @@ impl Pool {
             thick: record.thick,
             source: record.source.clone(),
             parameters: record.parameters.clone(),
-            mutable: Default::default(),
+            mutable: record.mutable,
             accessible_topology: self.own_topology(),
             epoch: record.epoch,
             attachment: record.attachment.clone(),
             created_at_ms: record.created_at_ms,
-            problem: self.check_data(dir, record).err().map(|error| error.chain()),
-        }
-    }
-
-    /// `Corrupt` when the data is not there as the record says.
-    pub(crate) fn check_data(&self, dir: &Dir, record: &VolumeRecord) -> Result<()> {
-        match (&record.image, record.kind) {
-            (Some(image), _) => self.open_whole(dir, image, record.size_bytes).map(drop),
-            (None, VolumeKind::Directory) => dir
-                .child(DATA)
-                .map(drop)
-                .map_err(|_| Error::new(ErrorKind::Corrupt, format!("{} is gone", dir.path().join(DATA).display()))),
-            (None, _) => {
-                Err(Error::new(ErrorKind::Corrupt, format!("the record of volume {} names no image", record.id)))
-            }
+            problem: self.data_problem(dir, record).map(|problem| problem.message),
         }
     }
 }

@@ -5,37 +5,128 @@
 
 use crate::Pool;
 use crate::model::{VolumeRecord, label_epoch, orphan_name};
+use crate::record::RecordDir;
 use host::LoopDevice;
-use host::file::{Access, Dir, identity};
-use volume::{Epoch, ErrorKind, ImageIdentity, NodeId, Result, VolumeId};
+use host::file::{Access, Dir, FileSystemKind, identity, is_open_here_alone};
+use std::fs::File;
+use volume::{Epoch, ErrorKind, ImageIdentity, NodeId, NodeIdentity, Result, VolumeId};
 
 /// A fence leaves less than one block of the loop; nothing else limits loops of this driver.
 const FENCED_BELOW_BYTES: u64 = 4096;
 
-impl Pool {
+/// The loops of one file system on this kernel, as one listing found them.
+pub(crate) struct Listing(Vec<LoopDevice>);
+
+impl Listing {
     /// Every loop of the volume's images: the current one, those of fenced holders, and whatever carries its label.
+    fn of_volume(&self, id: &VolumeId, images_there: &[u64]) -> Vec<LoopDevice> {
+        let is_its = |device: &&LoopDevice| {
+            images_there.contains(&device.backing_inode) || label_epoch(id, &device.label).is_some()
+        };
+        self.0.iter().filter(is_its).cloned().collect()
+    }
+
+    fn labelled(&self, id: &VolumeId) -> Vec<LoopDevice> {
+        self.0.iter().filter(|device| label_epoch(id, &device.label).is_some()).cloned().collect()
+    }
+
+    pub(crate) fn devices(&self) -> &[LoopDevice] {
+        &self.0
+    }
+}
+
+/// Loops of a volume that are not known to be another node's.
+pub(crate) struct Own {
+    pub(crate) known: Vec<LoopDevice>,
+    /// Those that carry the volume's label and whose image is none of its: of a deleted volume of this name.
+    pub(crate) strays: Vec<LoopDevice>,
+}
+
+impl Pool {
+    /// Of the file system that `dir` is on.
+    pub(crate) fn list_loops(&self, dir: &Dir) -> Result<Listing> {
+        let on = dir.device()?;
+        let mut loops = self.host.loops()?;
+        loops.retain(|device| device.backing_device == on);
+        Ok(Listing(loops))
+    }
+
     pub(crate) fn loops_of_volume(&self, dir: &Dir, record: &VolumeRecord) -> Result<Vec<LoopDevice>> {
-        let inodes = images_there(dir, record)?;
-        self.loops_where(dir, |device| {
-            inodes.contains(&device.backing_inode) || label_epoch(&record.id, &device.label).is_some()
-        })
+        let images = images_there(dir, record)?;
+        Ok(self.list_loops(dir)?.of_volume(&record.id, &images))
     }
 
     /// By label alone, when there is no record to read.
     pub(crate) fn loops_labelled(&self, id: &VolumeId) -> Result<Vec<LoopDevice>> {
-        self.loops_where(&self.volumes, |device| label_epoch(id, &device.label).is_some())
+        Ok(self.list_loops(&self.volumes)?.labelled(id))
     }
 
-    pub(crate) fn loops_of_image(&self, dir: &Dir, image: &ImageIdentity) -> Result<Vec<LoopDevice>> {
-        self.loops_where(dir, |device| device.backing_inode == image.inode)
-    }
-
-    /// Of the file system that `dir` is on.
-    pub(crate) fn loops_where(&self, dir: &Dir, keep: impl Fn(&LoopDevice) -> bool) -> Result<Vec<LoopDevice>> {
-        let on = dir.device()?;
-        let mut loops = self.host.loops()?;
-        loops.retain(|device| device.backing_device == on && keep(device));
+    /// For a fence, which takes no word for it: it looks at every loop there is.
+    pub(crate) fn list_loops_of_image(&self, dir: &Dir, image: &ImageIdentity) -> Result<Vec<LoopDevice>> {
+        let mut loops = self.list_loops(dir)?.0;
+        loops.retain(|device| device.backing_inode == image.inode);
         Ok(loops)
+    }
+
+    /// As [`Pool::list_loops_of_image`], without a look at every loop where the kernel vouches that there is none.
+    pub(crate) fn loops_of_image(&self, dir: &Dir, image: &ImageIdentity) -> Result<Vec<LoopDevice>> {
+        if self.has_surely_no_loop(dir, image) {
+            return Ok(Vec::new());
+        }
+        self.list_loops_of_image(dir, image)
+    }
+
+    pub(crate) fn has_surely_no_loop(&self, dir: &Dir, image: &ImageIdentity) -> bool {
+        self.open_image(dir, image).is_ok_and(|file| self.is_surely_without_loop(&file))
+    }
+
+    /// A loop holds its image open. So where nobody else has the image open, there is none. On the file systems of which
+    /// it is known that a file is open as often as its inode says.
+    pub(crate) fn is_surely_without_loop(&self, image: &File) -> bool {
+        matches!(self.file_system, FileSystemKind::Xfs | FileSystemKind::Ext4 | FileSystemKind::Btrfs)
+            && is_open_here_alone(image)
+    }
+
+    /// Unless there is a `listing` already, it is made after the record was read.
+    pub(crate) fn own_loops(
+        &self,
+        id: &VolumeId,
+        node: Option<&NodeIdentity>,
+        listing: Option<&Listing>,
+    ) -> Result<(Own, Option<RecordDir<VolumeRecord>>)> {
+        let node = node.map(|node| &node.id).or(self.config.node.as_ref());
+        let state = match RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()) {
+            // What is connected can be taken down without the record; a device in use is not.
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => None,
+            found => found?,
+        };
+        let fresh;
+        let listing = match listing {
+            Some(listing) => listing,
+            None => {
+                fresh = self.list_loops(state.as_ref().map_or(&self.volumes, RecordDir::dir))?;
+                &fresh
+            }
+        };
+        let Some(state) = state else {
+            return Ok((Own { known: listing.labelled(id), strays: Vec::new() }, None));
+        };
+        let record = state.record();
+        let there = images_there(state.dir(), record)?;
+        let mut loops = listing.of_volume(id, &there);
+        loops.retain(|device| node.is_none_or(|node| !is_of_another(record, device, node)));
+        let is_known = |device: &LoopDevice| {
+            let epoch = label_epoch(id, &device.label);
+            there.contains(&device.backing_inode) || epoch.is_some_and(|epoch| record.node_of(epoch).is_some())
+        };
+        let (known, strays) = loops.into_iter().partition(is_known);
+        Ok((Own { known, strays }, Some(state)))
+    }
+}
+
+impl Own {
+    pub(crate) fn all(self) -> impl Iterator<Item = LoopDevice> {
+        self.known.into_iter().chain(self.strays)
     }
 }
 
@@ -83,7 +174,35 @@ mod tests {
     use crate::model::{Former, VolumeRecord};
     use crate::record::RecordDir;
     use crate::testing::lab;
+    use host::LoopRequest;
     use volume::{Connector, Epoch, Fence, FenceHow, FsType, Holder, ImageIdentity};
+
+    /// What the short look rests on: a loop keeps its image open, read-only ones too, whoever attached it and however
+    /// it is labelled.
+    #[test]
+    fn a_loop_has_its_image_open() {
+        for fs in [FsType::Xfs, FsType::Ext4, FsType::Btrfs] {
+            let Some((s, pool)) = lab("a_loop_has_its_image_open", fs) else { return };
+            let id = s.create("v").id;
+            let state = RecordDir::<VolumeRecord>::find(&pool.volumes, id.as_str()).unwrap().unwrap();
+            let image = state.record().image.clone().unwrap();
+            let path = state.dir().path().join(&image.name);
+            assert!(pool.is_surely_unconnected(&id).unwrap(), "{fs}");
+            for read_only in [false, true] {
+                let request = LoopRequest { image: &path, identity: &image, label: "somebody else's", read_only };
+                let device = pool.host.attach_loop(&request).unwrap();
+                assert!(!pool.is_surely_unconnected(&id).unwrap(), "{fs}, read-only: {read_only}");
+                assert!(pool.loops_of_image(state.dir(), &image).unwrap().contains(&device), "{fs}");
+                pool.host.detach_loop(&device).unwrap();
+                // The kernel lets go of the file a moment after the loop.
+                let is_alone = |_| {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    pool.is_surely_unconnected(&id).unwrap()
+                };
+                assert!((0..500).any(is_alone), "{fs}, read-only: {read_only}");
+            }
+        }
+    }
 
     /// An orphan is removed in time, and its inode number goes to the next image that is made.
     #[test]

@@ -2,10 +2,11 @@
 
 use crate::record::Record;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 use volume::{
-    Attachment, Epoch, Holder, ImageIdentity, NodeId, NodeRecord, Parameters, SnapshotId, VolumeId, VolumeKind,
-    VolumeName, VolumeSource,
+    Attachment, Epoch, GroupSnapshotId, Holder, ImageIdentity, MutableParameters, NodeId, NodeRecord, Parameters,
+    SnapshotId, VolumeId, VolumeKind, VolumeName, VolumeSource,
 };
 
 /// `volumes/<id>/record.*`.
@@ -18,13 +19,15 @@ pub(crate) struct VolumeRecord {
     pub(crate) thick: bool,
     pub(crate) source: Option<VolumeSource>,
     pub(crate) parameters: Parameters,
+    #[serde(default)]
+    pub(crate) mutable: MutableParameters,
     pub(crate) created_at_ms: u64,
     /// Of the latest grant; 0 before the first.
     pub(crate) epoch: Epoch,
     /// The current image; `None` for directory volumes.
     pub(crate) image: Option<ImageIdentity>,
     pub(crate) fs_uuid: Option<Uuid>,
-    /// False only while the volume is as it was created empty: it has never been connected for staging.
+    /// False only while the volume is as it was created empty: it has never been granted to a node that could write to it.
     pub(crate) staged: bool,
     pub(crate) attachment: Option<Attachment>,
     /// A detach looks for connections before it drops the grant: meanwhile none may be made.
@@ -59,6 +62,17 @@ pub(crate) struct SnapshotRecord {
     pub(crate) deleting: bool,
 }
 
+/// `groups/<id>/record.*`: all that are in the group, each in a directory beside it as a snapshot's is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    pub(crate) id: GroupSnapshotId,
+    pub(crate) name: VolumeName,
+    /// In order. Which volume one is of follows from its id.
+    pub(crate) members: Vec<SnapshotId>,
+    pub(crate) created_at_ms: u64,
+    pub(crate) deleting: bool,
+}
+
 /// `nodes/<id>/record.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -66,14 +80,26 @@ pub(crate) struct NodeRecordFile(pub(crate) NodeRecord);
 
 impl Record for VolumeRecord {
     const WHAT: &'static str = "volume";
-    const FORMAT: u32 = 1;
+    const FORMAT: u32 = 2;
     const REMEDY: &'static str = "Make sure that no node uses this volume, then: hawser volume rebuild VOLUME";
+
+    /// Format 1 had no `mutable`, which is then the default. So have descriptions on images that were made with it.
+    fn upgrade(from: u32, record: Value) -> Option<Value> {
+        (from == 1).then_some(record)
+    }
 }
 
 impl Record for SnapshotRecord {
     const WHAT: &'static str = "snapshot";
     const FORMAT: u32 = 1;
     const REMEDY: &'static str = "Remove its files record.*: the driver makes the record again from the snapshot's image \
+                                  when it starts next";
+}
+
+impl Record for GroupRecord {
+    const WHAT: &'static str = "group snapshot";
+    const FORMAT: u32 = 1;
+    const REMEDY: &'static str = "Remove its files record.*: the driver makes the record again from the group's members \
                                   when it starts next";
 }
 
@@ -148,6 +174,18 @@ fn short(id: &VolumeId) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    /// As format 1 wrote it.
+    #[test]
+    fn a_record_of_format_1_is_read() {
+        let record = crate::testing::record("v");
+        let mut old = serde_json::to_value(&record).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("mutable").is_some());
+        let upgraded = VolumeRecord::upgrade(1, old).unwrap();
+        assert_eq!(serde_json::from_value::<VolumeRecord>(upgraded).unwrap(), record);
+        assert!(VolumeRecord::upgrade(0, json!({})).is_none());
+    }
 
     #[test]
     fn names_and_labels_round_trip() {

@@ -24,7 +24,7 @@ const MAX_POOL_FILE_BYTES: u64 = 64 << 10;
 /// On `volumes/`: the content of pool.json, in case that is lost.
 const COPY: &str = "user.hawser";
 const VOLUMES: &str = "volumes";
-const DIRECTORIES: [&str; 5] = [VOLUMES, "snapshots", "nodes", "templates", "trash"];
+const DIRECTORIES: [&str; 6] = [VOLUMES, "snapshots", "groups", "nodes", "templates", "trash"];
 /// What may be beside them: mke2fs makes the first.
 const TOLERATED: [&str; 1] = ["lost+found"];
 
@@ -58,10 +58,11 @@ impl Pool {
         let outer = Dir::open(directory, effects)?;
         let dir = image_pool(&config, host.as_ref(), &outer)?.unwrap_or(outer);
         let file = pool_file(&config, &dir)?;
-        let [volumes, snapshots, nodes, templates, trash] = DIRECTORIES.map(|name| dir.ensure_child(name));
+        let [volumes, snapshots, groups, nodes, templates, trash] = DIRECTORIES.map(|name| dir.ensure_child(name));
         let pool = Self {
             volumes: volumes?,
             snapshots: snapshots?,
+            groups: groups?,
             nodes: nodes?,
             templates: templates?,
             trash: trash?,

@@ -69,6 +69,8 @@ impl Pool {
         if description::<VolumeRecord>(&file)?.is_some() {
             return Ok(());
         }
+        // That the record names this image has to last at least as long as the description does.
+        dir.sync()?;
         let free = VolumeRecord { attachment: None, former: Vec::new(), ..record.clone() };
         self.describe_volume(&file, &free)?;
         file.sync_all().map_err(|e| Error::io("making an image's description durable", e))

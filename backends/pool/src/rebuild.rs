@@ -6,13 +6,14 @@
 
 use crate::create::DATA;
 use crate::image::{description, image_identity, length};
-use crate::model::{SnapshotRecord, VolumeRecord, image_epoch, orphan_epoch};
+use crate::model::{GroupRecord, SnapshotRecord, VolumeRecord, image_epoch, orphan_epoch};
 use crate::record::{Record, RecordDir, Swap, generation_of, is_record};
+use crate::snapshot::{IMAGE, snapshots_in};
 use crate::{Pool, now_ms};
 use host::file::{Access, Dir, identity};
 use std::fs::File;
 use std::os::fd::AsFd;
-use volume::{Epoch, Error, ErrorKind, Result, SnapshotId, VolumeGuard, VolumeId, VolumeKind};
+use volume::{Epoch, Error, ErrorKind, GroupSnapshotId, Result, SnapshotId, VolumeGuard, VolumeId, VolumeKind};
 
 /// Grants since the last fork left no trace in names, so the epoch skips more than there can have been.
 const EPOCHS_SKIPPED: u64 = 1 << 32;
@@ -54,15 +55,58 @@ impl Pool {
                 }
             }
         }
-        for id in self.snapshot_ids()? {
-            if let Some(dir) = self.lost(&self.snapshots, id.as_str())? {
-                match self.rebuild_snapshot(&dir, &id) {
+        self.rebuild_lost_snapshots(&self.snapshots)?;
+        for id in self.group_ids()? {
+            let Some(dir) = self.groups.find_child(id.as_str())? else { continue };
+            self.rebuild_lost_snapshots(&dir)?;
+            if self.lost(&self.groups, id.as_str())?.is_some() {
+                match self.rebuild_group(&dir, &id) {
+                    Ok(count) => {
+                        tracing::warn!(group = %id, members = count, "the group had lost its record; it was rebuilt");
+                    }
+                    Err(error) => tracing::error!(group = %id, error = error.chain(), "the group has no record"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rebuild_lost_snapshots(&self, parent: &Dir) -> Result<()> {
+        for id in snapshots_in(parent)? {
+            if let Some(dir) = self.lost(parent, id.as_str())? {
+                match rebuild_snapshot(parent, &dir, &id) {
                     Ok(()) => tracing::warn!(snapshot = %id, "the snapshot had lost its record; it was rebuilt"),
                     Err(error) => tracing::error!(snapshot = %id, error = error.chain(), "the snapshot has no record"),
                 }
             }
         }
         Ok(())
+    }
+
+    /// How many members it has: all whose records are there.
+    fn rebuild_group(&self, dir: &Dir, id: &GroupSnapshotId) -> Result<usize> {
+        let mut found: Option<GroupRecord> = None;
+        for member in snapshots_in(dir)? {
+            let state = RecordDir::<SnapshotRecord>::find(dir, member.as_str())?;
+            let Some(of) = state.map(|state| state.record().clone()) else { continue };
+            let SnapshotRecord { name, created_at_ms, source, .. } = of;
+            if GroupSnapshotId::of_name(&self.config.name, &name) != *id || SnapshotId::of_member(id, &source) != member
+            {
+                return Err(nothing(dir, "the group's own snapshots alone"));
+            }
+            let record = found.get_or_insert_with(|| GroupRecord {
+                id: id.clone(),
+                name,
+                members: Vec::new(),
+                created_at_ms,
+                deleting: false,
+            });
+            record.members.push(member);
+        }
+        let record = found.ok_or_else(|| nothing(dir, "a member with a record"))?;
+        let count = record.members.len();
+        publish(&self.groups, id.as_str(), dir, record)?;
+        Ok(count)
     }
 
     /// The directory, when there is something in it but no record.
@@ -100,14 +144,6 @@ impl Pool {
         publish(&self.volumes, id.as_str(), dir, record)
     }
 
-    fn rebuild_snapshot(&self, dir: &Dir, id: &SnapshotId) -> Result<()> {
-        let image = dir.open_file("image", Access::ReadWrite)?;
-        let described = description::<SnapshotRecord>(&image)?.filter(|described| described.id == *id);
-        let described = described.ok_or_else(|| nothing(dir, "a description of the snapshot on its image"))?;
-        let record = SnapshotRecord { image: Some(image_identity("image", &image)?), ..described };
-        publish(&self.snapshots, id.as_str(), dir, record)
-    }
-
     fn refuse_attached(&self, dir: &Dir, id: &VolumeId, names: &[String]) -> Result<()> {
         let loops = self.host.loops()?;
         for name in names.iter().filter(|name| image_epoch(name).is_some()) {
@@ -127,6 +163,14 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+fn rebuild_snapshot(parent: &Dir, dir: &Dir, id: &SnapshotId) -> Result<()> {
+    let image = dir.open_file(IMAGE, Access::ReadWrite)?;
+    let described = description::<SnapshotRecord>(&image)?.filter(|described| described.id == *id);
+    let described = described.ok_or_else(|| nothing(dir, "a description of the snapshot on its image"))?;
+    let record = SnapshotRecord { image: Some(image_identity(IMAGE, &image)?), ..described };
+    publish(parent, id.as_str(), dir, record)
 }
 
 /// The newest image that says what it is. A fork does so only once a record has named it, so what an interrupted fence

@@ -96,21 +96,16 @@ impl<T: Record> RecordDir<T> {
         Err(busy(parent, name))
     }
 
-    /// Makes the directory `name` with what `fill` puts into it and the record that it gives, all at once. `None` when
-    /// the name is taken. A crash leaves a `.new-` directory, which [`is_unfinished`] knows.
+    /// Makes the directory `name` with what `fill` puts into it (and makes durable, but for the names) and the record that
+    /// it gives, all at once. `None` when the name is taken. A crash leaves a `.new-` directory, which [`is_unfinished`] knows.
     pub(crate) fn create(parent: &Dir, name: &str, fill: impl FnOnce(&Dir) -> Result<T>) -> Result<Option<Self>> {
         let unfinished = format!("{NEW_PREFIX}{}", Uuid::new_v4().simple());
-        let dir = parent.ensure_child(&unfinished)?;
+        let dir = parent.begin_child(&unfinished)?;
         let made = (|| {
             claim(&dir)?;
             let record = fill(&dir)?;
             let generation = 1;
-            if !dir.publish(&file_name(generation), &encode(&record, generation)?)? {
-                return Err(Error::internal(format!(
-                    "a record was put into {} by somebody else",
-                    dir.path().display()
-                )));
-            }
+            Self::write_first(&dir, &record)?;
             if !parent.rename_noreplace(&unfinished, parent, name)? {
                 return Ok(None);
             }
@@ -126,6 +121,15 @@ impl<T: Record> RecordDir<T> {
             );
         }
         made
+    }
+
+    /// The first record of a directory that is part of what [`RecordDir::create`] builds.
+    pub(crate) fn write_first(dir: &Dir, record: &T) -> Result<()> {
+        let generation = 1;
+        let file = dir.write_new(&file_name(generation), &encode(record, generation)?)?;
+        file.sync_all().map_err(|e| Error::io(format!("making {} durable", dir.path().display()), e))?;
+        // Its names; the directory's own becomes durable with the rename that shows it.
+        dir.sync()
     }
 
     /// Puts `record` in place of whatever is there, as `generation`, which no lost or damaged record has reached.
@@ -147,14 +151,36 @@ impl<T: Record> RecordDir<T> {
     pub(crate) fn change(
         parent: &Dir,
         name: &str,
+        plan: impl FnMut(&Self) -> Result<Option<T>>,
+    ) -> Result<Option<Self>> {
+        Self::look_and_change(parent, name, true, plan)
+    }
+
+    /// As [`RecordDir::change`]; but what it leaves as it is may not be durable yet. For a look that another one follows
+    /// before anything comes of it that outlives this kernel.
+    pub(crate) fn change_or_peek(
+        parent: &Dir,
+        name: &str,
+        plan: impl FnMut(&Self) -> Result<Option<T>>,
+    ) -> Result<Option<Self>> {
+        Self::look_and_change(parent, name, false, plan)
+    }
+
+    fn look_and_change(
+        parent: &Dir,
+        name: &str,
+        makes_durable: bool,
         mut plan: impl FnMut(&Self) -> Result<Option<T>>,
     ) -> Result<Option<Self>> {
         for _ in 0..MAX_ATTEMPTS {
             let Some(mut state) = Self::find(parent, name)? else { return Ok(None) };
             match plan(&state)? {
                 None => {
-                    // What is acted upon must not be undone by a power loss: whoever linked it may not have synced yet.
-                    state.dir.sync()?;
+                    if makes_durable {
+                        // What is acted upon must not be undone by a power loss: whoever linked it may not have synced
+                        // yet.
+                        state.dir.sync()?;
+                    }
                     return Ok(Some(state));
                 }
                 Some(next) => {

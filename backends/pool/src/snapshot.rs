@@ -5,17 +5,17 @@
 //! hold after a power loss at that instant, as far as the kernel clones a file under direct I/O in one step.
 
 use crate::delete::holder;
-use crate::image::{image_identity, length};
+use crate::image::image_identity;
 use crate::model::{SnapshotRecord, VolumeRecord};
 use crate::record::RecordDir;
 use crate::{Pool, now_ms};
-use host::file::{Access, allocated_bytes};
+use host::file::{Access, Dir, allocated_bytes};
 use volume::{
-    Error, ErrorKind, ImageIdentity, Page, PageRequest, Result, Snapshot, SnapshotFilter, SnapshotId, Snapshots,
-    VolumeGuard, VolumeId, VolumeKind, VolumeName,
+    Error, ErrorKind, GroupSnapshotId, ImageIdentity, Page, PageRequest, Result, Snapshot, SnapshotFilter, SnapshotId,
+    Snapshots, VolumeGuard, VolumeId, VolumeKind, VolumeName,
 };
 
-const IMAGE: &str = "image";
+pub(crate) const IMAGE: &str = "image";
 
 impl Snapshots for Pool {
     fn ensure_snapshot(
@@ -36,7 +36,7 @@ impl Snapshots for Pool {
             .ok_or_else(|| Error::not_found(format!("there is no volume {source} to take a snapshot of")))?;
         let made = RecordDir::create(&self.snapshots, id.as_str(), |dir| self.take(dir, &volume, id, name))?;
         match made {
-            Some(state) => Ok(to_snapshot(state.record())),
+            Some(state) => Ok(to_snapshot(self, state.record(), None)),
             None => self
                 .existing_snapshot(id, name, source)?
                 .ok_or_else(|| Error::new(ErrorKind::Busy, format!("snapshot {id} came and went meanwhile; retry"))),
@@ -44,8 +44,8 @@ impl Snapshots for Pool {
     }
 
     fn find_snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>> {
-        let state = RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())?;
-        Ok(state.filter(|state| !state.record().deleting).map(|state| to_snapshot(state.record())))
+        let found = self.find_snapshot_state(id)?;
+        Ok(found.map(|(state, group)| to_snapshot(self, state.record(), group.as_ref())))
     }
 
     fn delete_snapshot(&self, guard: &VolumeGuard, id: &SnapshotId) -> Result<()> {
@@ -56,30 +56,49 @@ impl Snapshots for Pool {
             Ok((!record.deleting).then(|| SnapshotRecord { deleting: true, ..record.clone() }))
         })?;
         match marked {
-            None => Ok(()),
+            None => match self.find_member(id)? {
+                // CSI 1.13, DeleteSnapshot: INVALID_ARGUMENT for a snapshot that is part of a group.
+                Some((group, _)) => Err(Error::invalid(format!(
+                    "snapshot {id} is part of the group snapshot {group}, which is deleted as a whole; delete the group"
+                ))),
+                None => Ok(()),
+            },
             Some(_) => self.discard(&self.snapshots, id.as_str()),
         }
     }
 
     fn list_snapshots(&self, filter: &SnapshotFilter, page: &PageRequest) -> Result<Page<Snapshot>> {
         self.check_reachable()?;
-        let mut found = Vec::new();
-        for id in self.snapshot_ids()? {
-            if filter.id.as_ref().is_some_and(|wanted| *wanted != id) {
-                continue;
-            }
+        let mut found = match &filter.id {
+            Some(_) => Vec::new(),
+            None => self.all_members()?,
+        };
+        let wanted = filter.id.as_ref().map_or_else(|| snapshots_in(&self.snapshots), |id| Ok(vec![id.clone()]))?;
+        for id in wanted {
             match self.find_snapshot(&id) {
                 Ok(snapshot) => found.extend(snapshot),
                 // One damaged record hides no other; `Snapshot` has no field to tell of it.
                 Err(error) => tracing::error!(snapshot = %id, error = error.chain(), "a snapshot cannot be read"),
             }
         }
+        found.sort_by(|a, b| a.id.cmp(&b.id));
         found.retain(|snapshot| filter.source.as_ref().is_none_or(|source| *source == snapshot.source));
         Page::cut(found, page, |snapshot| snapshot.id.as_str(), |token| SnapshotId::parse(token).is_ok())
     }
 }
 
 impl Pool {
+    /// A snapshot, be it one of its own or a member of a group; then also which group.
+    pub(crate) fn find_snapshot_state(
+        &self,
+        id: &SnapshotId,
+    ) -> Result<Option<(RecordDir<SnapshotRecord>, Option<GroupSnapshotId>)>> {
+        match RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())? {
+            Some(state) => Ok(Some((state, None)).filter(|(state, _)| !state.record().deleting)),
+            None => Ok(self.find_member(id)?.map(|(group, state)| (state, Some(group)))),
+        }
+    }
+
     fn existing_snapshot(&self, id: &SnapshotId, name: &VolumeName, source: &VolumeId) -> Result<Option<Snapshot>> {
         let Some(state) = RecordDir::<SnapshotRecord>::find(&self.snapshots, id.as_str())? else { return Ok(None) };
         let record = state.record();
@@ -93,12 +112,12 @@ impl Pool {
                 format!("snapshot {:?} exists as {id} but is of volume {}", record.name.as_str(), record.source),
             ));
         }
-        Ok(Some(to_snapshot(record)))
+        Ok(Some(to_snapshot(self, record, None)))
     }
 
     fn take(
         &self,
-        dir: &host::file::Dir,
+        dir: &Dir,
         volume: &RecordDir<VolumeRecord>,
         id: &SnapshotId,
         name: &VolumeName,
@@ -157,35 +176,13 @@ impl Pool {
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("the record of volume {} names no image", record.id)))
     }
 
-    pub(crate) fn snapshot_ids(&self) -> Result<Vec<SnapshotId>> {
-        let names = self.snapshots.names()?;
-        Ok(names.iter().filter_map(|name| SnapshotId::parse(name).ok()).collect())
-    }
-
     /// Opens an image that holds at least what its record says.
-    pub(crate) fn open_whole(
-        &self,
-        dir: &host::file::Dir,
-        image: &ImageIdentity,
-        size_bytes: u64,
-    ) -> Result<std::fs::File> {
-        let file = self.open_image(dir, image)?;
-        let found = length(&file)?;
-        if found >= size_bytes {
-            return Ok(file);
-        }
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "the image {} has {found} bytes and its record says {size_bytes}: it was truncated outside of this \
-                 driver; restore it from a snapshot or a backup",
-                dir.path().join(&image.name).display()
-            ),
-        ))
+    pub(crate) fn open_whole(&self, dir: &Dir, image: &ImageIdentity, size_bytes: u64) -> Result<std::fs::File> {
+        self.look_at_image(dir, image, size_bytes)?.map_err(|fault| fault.into_error(dir, image))
     }
 }
 
-fn to_snapshot(record: &SnapshotRecord) -> Snapshot {
+pub(crate) fn to_snapshot(pool: &Pool, record: &SnapshotRecord, group: Option<&GroupSnapshotId>) -> Snapshot {
     Snapshot {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -194,7 +191,13 @@ fn to_snapshot(record: &SnapshotRecord) -> Snapshot {
         kind: record.kind,
         created_at_ms: record.created_at_ms,
         ready: true,
-        group: None,
-        accessible_topology: Vec::new(),
+        group: group.cloned(),
+        accessible_topology: pool.own_topology(),
     }
+}
+
+/// The snapshots that have a directory in `parent`, in order.
+pub(crate) fn snapshots_in(parent: &Dir) -> Result<Vec<SnapshotId>> {
+    let names = parent.names()?;
+    Ok(names.iter().filter_map(|name| SnapshotId::parse(name).ok()).collect())
 }

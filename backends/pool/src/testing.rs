@@ -3,7 +3,7 @@
 use crate::model::VolumeRecord;
 use crate::{Pool, PoolConfig};
 use conformance::backend::Subject;
-use conformance::scratch::ScratchPool;
+use conformance::scratch::{ScratchPool, set_image_bytes};
 use host::{Effects, LinuxHost};
 use std::sync::Arc;
 use volume::{BackendName, Epoch, FsType, Parameters, VolumeId, VolumeKind, VolumeName};
@@ -19,11 +19,13 @@ pub(crate) fn lab(test: &str, fs: FsType) -> Option<(Subject, Arc<Pool>)> {
     };
     let config = PoolConfig::new(BackendName::parse("pool").unwrap(), scratch.path().join("pool"));
     let pool = Arc::new(Pool::open(config, Arc::new(LinuxHost::new(Effects::default())), Effects::default()).unwrap());
-    let another = pool.clone();
+    let (another, volumes) = (pool.clone(), scratch.path().join("pool/volumes"));
     let subject = Subject {
         backend: pool.clone(),
         connector: pool.clone(),
         another: Box::new(move || another.clone()),
+        write: conformance::backend::write_device(),
+        set_image_bytes: Box::new(move |id, bytes| set_image_bytes(&volumes.join(id.as_str()), bytes)),
         keep: Box::new(scratch),
     };
     Some((subject, pool))
@@ -40,6 +42,7 @@ pub(crate) fn record(name: &str) -> VolumeRecord {
         thick: false,
         source: None,
         parameters: Parameters::default(),
+        mutable: Default::default(),
         created_at_ms: 0,
         epoch: Epoch(0),
         image: None,

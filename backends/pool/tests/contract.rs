@@ -182,6 +182,8 @@ fn a_local_pool_serves_its_node_alone() {
         backend: pool.clone(),
         connector: pool,
         another: Box::new(|| unreachable!("one is enough")),
+        write: conformance::backend::write_device(),
+        set_image_bytes: Box::new(|id, _| panic!("no test here cuts {id}")),
         keep: Box::new(()),
     };
     let (id, n1, n2) = (s.create("v").id, s.register("n1"), s.register("n2"));

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use volume::{
-    Backend, BackendName, Expand, FsType, LockTable, PageRequest, Parameters, Result, SizeRange, SnapshotFilter,
-    SnapshotId, Snapshots, TopologyRequirement, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource,
-    VolumeSpec,
+    Backend, BackendName, Expand, FsType, GroupSnapshotId, GroupSnapshots, LockTable, Modify, MutableChange,
+    PageRequest, Parameters, Result, SizeRange, SnapshotFilter, SnapshotId, Snapshots, TopologyRequirement,
+    VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
 };
 
 const SIZE: u64 = 64 << 20;
@@ -68,6 +68,11 @@ fn expand(pool: &Pool) -> Result<()> {
     Expand::expand(pool, &lock(pool), &volume_id(pool, "v"), at_least(SIZE * 2)).map(drop)
 }
 
+fn modify(pool: &Pool) -> Result<()> {
+    let change = MutableChange::parse([("readAheadKiB", "256"), ("writeOpsPerSecond", "100")])?;
+    Modify::modify(pool, &lock(pool), &volume_id(pool, "v"), &change)
+}
+
 fn delete(pool: &Pool) -> Result<()> {
     pool.delete_volume(&lock(pool), &volume_id(pool, "v"))
 }
@@ -79,6 +84,37 @@ fn delete_and_create(pool: &Pool) -> Result<()> {
 
 fn delete_snapshot(pool: &Pool) -> Result<()> {
     pool.delete_snapshot(&lock(pool), &snapshot_id(pool))
+}
+
+fn create_two(pool: &Pool) -> Result<()> {
+    create(pool)?;
+    pool.ensure_volume(&lock(pool), &spec(pool, "clone")).map(drop)
+}
+
+fn group(pool: &Pool) -> Result<()> {
+    let sources = ["clone", "v"].map(|name| volume_id(pool, name));
+    pool.ensure_group_snapshot(&lock(pool), &group_id(pool), &VolumeName::parse("g").unwrap(), &sources).map(drop)
+}
+
+fn create_two_and_group(pool: &Pool) -> Result<()> {
+    create_two(pool)?;
+    group(pool)
+}
+
+fn delete_group(pool: &Pool) -> Result<()> {
+    pool.delete_group_snapshot(&lock(pool), &group_id(pool))
+}
+
+fn delete_group_and_take_another(pool: &Pool) -> Result<()> {
+    delete_group(pool)?;
+    group(pool)
+}
+
+fn restore_member(pool: &Pool) -> Result<()> {
+    let member = SnapshotId::of_member(&group_id(pool), &volume_id(pool, "v"));
+    let source = Some(VolumeSource::Snapshot(member));
+    let spec = VolumeSpec { source, size: SizeRange::default(), ..spec(pool, "restored") };
+    pool.ensure_volume(&lock(pool), &spec).map(drop)
 }
 
 /// Of every volume; and not removed, because opening the pool rebuilds what is lost.
@@ -98,7 +134,7 @@ fn rebuild(pool: &Pool) -> Result<()> {
     pool.rebuild_volume(&lock(pool), &volume_id(pool, "v"))
 }
 
-const OPERATIONS: [(&str, Step, Step); 12] = [
+const OPERATIONS: [(&str, Step, Step); 17] = [
     ("create, the first of its size", nothing, create),
     ("create", create_then_delete, create),
     ("create a directory", nothing, create_directory),
@@ -108,9 +144,14 @@ const OPERATIONS: [(&str, Step, Step); 12] = [
     ("restore into a larger volume", create_and_snapshot, restore_larger),
     ("expand", create, expand),
     ("expand thick", create_thick, expand),
+    ("modify", create, modify),
     ("delete", create_and_snapshot, delete),
     ("delete a directory and create another volume", create_directory, delete_and_create),
     ("delete a snapshot", create_and_snapshot, delete_snapshot),
+    ("group snapshot", create_two, group),
+    ("delete a group snapshot", create_two_and_group, delete_group),
+    ("delete a group snapshot and take another of its name", create_two_and_group, delete_group_and_take_another),
+    ("restore a member of a group", create_two_and_group, restore_member),
 ];
 
 fn create_then_delete(pool: &Pool) -> Result<()> {
@@ -183,6 +224,7 @@ fn sweep(test: &str, fs: FsType) {
             });
             let at = format!("{name}, ended after effect {stop_after}");
             let pool = open_and_clean(&directory, &at);
+            all_or_none(&pool, &at);
             operation(&pool).unwrap_or_else(|e| panic!("{at}: the retry failed: {}", e.chain()));
             assert_eq!((state(&pool), tree(&directory)), expected, "{at}");
             drop(pool);
@@ -254,6 +296,15 @@ fn open_and_clean(directory: &Path, at: &str) -> Pool {
     panic!("{at}: left over are {left:?}");
 }
 
+/// Nobody sees a member of a group that is not there.
+fn all_or_none(pool: &Pool, at: &str) {
+    let snapshots = pool.list_snapshots(&SnapshotFilter::default(), &PageRequest::default()).unwrap().entries;
+    let members: Vec<_> = snapshots.into_iter().filter(|snapshot| snapshot.group.is_some()).collect();
+    let group = pool.find_group_snapshot(&group_id(pool)).unwrap();
+    assert_eq!(members, group.map(|group| group.snapshots).unwrap_or_default(), "{at}");
+    assert!(matches!(members.len(), 0 | 2), "{at}: {members:?}");
+}
+
 /// What the pool says it has, without the times.
 fn state(pool: &Pool) -> String {
     let mut volumes = pool.list_volumes(&PageRequest::default()).unwrap().entries;
@@ -266,6 +317,7 @@ fn state(pool: &Pool) -> String {
     let mut snapshots = pool.list_snapshots(&all, &PageRequest::default()).unwrap().entries;
     for snapshot in &mut snapshots {
         snapshot.created_at_ms = 0;
+        snapshot.accessible_topology.clear();
     }
     format!("{volumes:#?} {snapshots:#?}")
 }
@@ -320,6 +372,10 @@ fn snapshot_id(pool: &Pool) -> SnapshotId {
     SnapshotId::of_name(pool.name(), &VolumeName::parse("s").unwrap())
 }
 
+fn group_id(pool: &Pool) -> GroupSnapshotId {
+    GroupSnapshotId::of_name(pool.name(), &VolumeName::parse("g").unwrap())
+}
+
 fn at_least(required_bytes: u64) -> SizeRange {
     SizeRange { required_bytes: Some(required_bytes), limit_bytes: None }
 }
@@ -327,6 +383,8 @@ fn at_least(required_bytes: u64) -> SizeRange {
 /// Everything that these tests touch.
 fn lock(pool: &Pool) -> VolumeGuard {
     let volumes = ["v", "clone", "restored"].map(|name| volume_id(pool, name));
-    let snapshot = snapshot_id(pool);
-    LockTable::default().try_lock(volumes.iter().map(VolumeId::as_str).chain([snapshot.as_str()])).unwrap()
+    let (snapshot, group) = (snapshot_id(pool), group_id(pool));
+    let members = volumes.each_ref().map(|volume| SnapshotId::of_member(&group, volume));
+    let ids = volumes.iter().map(VolumeId::as_str).chain(members.iter().map(SnapshotId::as_str));
+    LockTable::default().try_lock(ids.chain([snapshot.as_str(), group.as_str()])).unwrap()
 }

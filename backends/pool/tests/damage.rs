@@ -13,8 +13,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use volume::{
     AttachRequest, Backend, BackendName, ConnectRequest, Connector, ErrorKind, FenceHow, FsType, Incarnation,
-    LockTable, NodeId, NodeIdentity, PageRequest, Parameters, Result, SizeRange, SnapshotId, Snapshots,
-    TopologyRequirement, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
+    LockTable, Modify, MutableChange, NodeId, NodeIdentity, PageRequest, Parameters, Result, SizeRange, SnapshotId,
+    Snapshots, TopologyRequirement, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
 };
 
 const SIZE: u64 = 64 << 20;
@@ -106,17 +106,28 @@ fn a_damaged_record_is_shown_and_hides_no_other() {
 #[test]
 fn a_record_of_a_newer_driver_is_left_alone() {
     let bench = Bench::new();
-    let record = bench.record(&bench.victim);
-    let text = fs::read_to_string(&record).unwrap();
-    let body = text.lines().next().unwrap().replacen("\"format\":1", "\"format\":7", 1);
-    let checksum = crc32c::crc32c(body.as_bytes());
-    fs::write(&record, format!("{body}\n{{\"crc32c\":{checksum}}}\n")).unwrap();
+    rewrite(&bench.record(&bench.victim), |written| written["format"] = 7.into());
     let problem = bench.problem();
     assert!(problem.contains("newer"), "{problem}");
     bench.other_is_well();
     refused(bench.pool.delete_volume(&lock(&bench.victim.id), &bench.victim.id), ErrorKind::Unsupported);
     refused(bench.pool.rebuild_volume(&lock(&bench.victim.id), &bench.victim.id), ErrorKind::Unsupported);
     assert!(bench.problem().contains("newer"), "a rebuild does not replace it");
+}
+
+/// Format 1 had no mutable parameters.
+#[test]
+fn a_record_of_format_1_is_read_and_changed() {
+    let bench = Bench::new();
+    rewrite(&bench.record(&bench.victim), |written| {
+        written["format"] = 1.into();
+        assert!(written["record"].as_object_mut().unwrap().remove("mutable").is_some());
+    });
+    assert_eq!(bench.pool.find_volume(&bench.victim.id).unwrap().as_ref(), Some(&bench.victim));
+    let change = MutableChange::parse([("readAheadKiB", "256")]).unwrap();
+    Modify::modify(&bench.pool, &lock(&bench.victim.id), &bench.victim.id, &change).unwrap();
+    let found = bench.pool.find_volume(&bench.victim.id).unwrap().unwrap();
+    assert_eq!(found.mutable.read_ahead_kib, Some(256));
 }
 
 #[test]
@@ -403,6 +414,16 @@ impl Bench {
         assert!(found.epoch > self.victim.epoch);
         assert_eq!(Volume { epoch: self.victim.epoch, ..found }, self.victim);
     }
+}
+
+/// Changes a record's file, with the checksum that belongs to it.
+fn rewrite(record: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let text = fs::read_to_string(record).unwrap();
+    let mut written = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    change(&mut written);
+    let body = written.to_string();
+    let checksum = crc32c::crc32c(body.as_bytes());
+    fs::write(record, format!("{body}\n{{\"crc32c\":{checksum}}}\n")).unwrap();
 }
 
 fn newest_record(directory: &Path) -> PathBuf {

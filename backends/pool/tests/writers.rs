@@ -8,8 +8,8 @@ mod common;
 use common::{Lab, device, open_on};
 use conformance::backend::{at_least, lock};
 use host::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LinuxHost, LoopDevice, LoopRequest, MountEntry,
-    MountRequest, Owner, PathState, Probe,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LinuxHost, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, MountState, Owner, PathState, Probe,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use volume::{
-    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, ImageIdentity, Result, VolumeKind, VolumeSpec,
+    AttachRequest, Connected, DeviceNumber, Fence, FenceHow, FsType, HealthProblem, ImageIdentity, IoLimits, Result,
+    VolumeKind, VolumeSpec,
 };
 
 const BLOCK: u64 = 4096;
@@ -314,8 +315,28 @@ impl Host for Idle {
     fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.linux.with_frozen(device, deadline_ms, work)
     }
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
-        self.linux.thaw_left_over(device)
+    fn with_all_frozen(
+        &self,
+        devices: &[DeviceNumber],
+        deadline_ms: u64,
+        work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+    ) -> Result<()> {
+        self.linux.with_all_frozen(devices, deadline_ms, work)
+    }
+    fn thaw_left_over(&self, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+        self.linux.thaw_left_over(device, mounted_at)
+    }
+    fn try_device(&self, device: &Path) -> Result<()> {
+        self.linux.try_device(device)
+    }
+    fn try_mounted(&self, path: &Path) -> Result<MountState> {
+        self.linux.try_mounted(path)
+    }
+    fn trim(&self, device: DeviceNumber) -> Result<Option<u64>> {
+        self.linux.trim(device)
+    }
+    fn missing_privileges(&self) -> Vec<HealthProblem> {
+        self.linux.missing_privileges()
     }
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
         self.linux.attach_loop(request)
@@ -331,6 +352,18 @@ impl Host for Idle {
     }
     fn boot_id(&self) -> Result<String> {
         self.linux.boot_id()
+    }
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        self.linux.read_ahead_kib(device, number)
+    }
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        self.linux.set_read_ahead(device, number, kib)
+    }
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        self.linux.io_cgroups(names)
+    }
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        self.linux.set_io_limits(device, limits, cgroup)
     }
     fn image_identity(&self, image: &Path) -> Result<ImageIdentity> {
         self.linux.image_identity(image)

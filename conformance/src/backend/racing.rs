@@ -75,7 +75,7 @@ pub fn create_and_delete(s: &Subject) {
     assert_eq!(s.backend.find_volume(&spec.id).unwrap(), None);
 }
 
-fn at_once<T: Send>(
+pub(super) fn at_once<T: Send>(
     controllers: &[std::sync::Arc<dyn Backend>],
     work: impl Fn(usize, &dyn Backend) -> T + Sync,
 ) -> Vec<T> {

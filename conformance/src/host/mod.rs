@@ -9,6 +9,8 @@ pub mod freezing;
 pub mod loops;
 pub mod mounts;
 pub mod paths;
+pub mod trial;
+pub mod tuning;
 
 use host::{Host, LoopDevice, LoopRequest, MountEntry, MountRequest};
 use std::any::Any;
@@ -29,6 +31,10 @@ pub trait Fixture {
     fn directory(&self) -> &Path;
     /// Makes an image in the directory; its path.
     fn make_image(&self, name: &str, content: Content, size_bytes: u64) -> PathBuf;
+    /// Cuts the image off at a length, behind whoever has it attached.
+    fn truncate_image(&self, image: &Path, size_bytes: u64);
+    /// Lets the mounted ext4 on the device meet an error, so that it stops writing (errors=remount-ro).
+    fn fail_ext4(&self, device: &LoopDevice);
     fn grow_image(&self, image: &Path, size_bytes: u64);
     fn make_symlink(&self, link: &Path, target: &Path);
     /// Creates or replaces a file and syncs it to its device.
@@ -74,8 +80,11 @@ macro_rules! host_suite {
                 filesystems: probing, unreadable, growing_unmounted, growing_mounted, checking;
                 loops: attach_and_detach, listing, in_use, wrong_image, growing, reused, read_only_loops, labels,
                     identities;
-                freezing: work_runs_frozen, failing_work, panicking_work, nothing_mounted, frozen_twice, left_frozen;
+                freezing: work_runs_frozen, failing_work, panicking_work, nothing_mounted, frozen_twice, left_frozen,
+                    several_at_once, several_or_none;
                 fencing: mounted, raw_block, twice, frozen_by_others, gone, another_image, shut_down, no_shutdown_of_others;
+                trial: healthy, went_read_only, shut_down, truncated, cut_off, nothing_there, trimming;
+                tuning: read_ahead, read_ahead_in_use, read_ahead_of_another;
             }
         }
     };

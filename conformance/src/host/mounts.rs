@@ -10,6 +10,7 @@ pub fn mount_and_unmount(fixture: &dyn Fixture) {
     host.unmount(&target).unwrap();
     fixture.mount(&device, FsType::Ext4, &target);
     let entry = fixture.mounted_at(&target).remove(0);
+    assert_eq!(host.mount_at(&target).unwrap(), Some(entry.clone()));
     assert_eq!((entry.device, entry.fs_type.as_str(), entry.read_only), (device.number, "ext4", false));
     assert_eq!(entry.root.as_os_str(), "/");
     let stats = host.stats(&target).unwrap();
@@ -19,6 +20,8 @@ pub fn mount_and_unmount(fixture: &dyn Fixture) {
     host.unmount(&target).unwrap();
     host.unmount(&target).unwrap();
     assert!(fixture.mounted_at(&target).is_empty());
+    assert_eq!(host.mount_at(&target).unwrap(), None);
+    assert_eq!(host.mount_at(&fixture.path("missing")).unwrap(), None);
     assert_eq!(host.observe_path(&target).unwrap(), PathState::Directory { is_empty: true });
     fixture.mount(&device, FsType::Ext4, &target);
     assert_eq!(fixture.read_file(&target.join("file")).unwrap(), b"kept");
@@ -45,6 +48,7 @@ pub fn stacking(fixture: &dyn Fixture) {
     fixture.write_file(&target.join("file"), b"upper").unwrap();
     let numbers: Vec<_> = fixture.mounted_at(&target).iter().map(|m| m.device).collect();
     assert_eq!(numbers, [lower.number, upper.number]);
+    assert_eq!(fixture.host().mount_at(&target).unwrap().unwrap().device, upper.number);
     fixture.unmount_and_detach(&target, &upper);
     assert_eq!(fixture.read_file(&target.join("file")).unwrap(), b"lower");
     fixture.unmount_and_detach(&target, &lower);

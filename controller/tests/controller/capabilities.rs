@@ -2,7 +2,6 @@
 
 use super::*;
 use csi_proto::csi::controller_service_capability::Type;
-use csi_proto::csi::group_controller_server::GroupController;
 use csi_proto::csi::snapshot_metadata_server::SnapshotMetadata;
 
 async fn names(service: &ControllerService) -> Vec<&'static str> {
@@ -30,9 +29,13 @@ async fn derived_from_backends_and_profile() {
         "LIST_VOLUMES_PUBLISHED_NODES",
         "GET_VOLUME",
         "SINGLE_NODE_MULTI_WRITER",
+        "MODIFY_VOLUME",
+        "GET_SNAPSHOT",
+        "GET_VOLUME_HEALTH",
+        "LIST_VOLUME_HEALTH",
     ];
     assert_eq!(all, expected);
-    assert_eq!(names(&subject_for(Profile::Nomad).service).await, all);
+    assert_eq!(names(&subject_for(Profile::Nomad).service).await, expected[..12]);
     assert_eq!(names(&subject_for(Profile::Swarm).service).await, expected[..2]);
 
     let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
@@ -47,17 +50,9 @@ async fn derived_from_backends_and_profile() {
 
 #[tokio::test]
 async fn not_served() {
-    let service = subject().service;
     let unimplemented = |code: Code| assert_eq!(code, Code::Unimplemented);
-    unimplemented(service.get_snapshot(Request::new(Default::default())).await.unwrap_err().code());
-    unimplemented(service.controller_modify_volume(Request::new(Default::default())).await.unwrap_err().code());
-    unimplemented(service.controller_list_volume_health(Request::new(Default::default())).await.unwrap_err().code());
-    unimplemented(service.controller_get_volume_health(Request::new(Default::default())).await.unwrap_err().code());
-
-    let groups = service.group();
-    let capabilities = groups.group_controller_get_capabilities(Request::new(Default::default())).await.unwrap();
-    assert!(capabilities.into_inner().capabilities.is_empty());
-    unimplemented(groups.create_volume_group_snapshot(Request::new(Default::default())).await.unwrap_err().code());
-    let metadata = service.metadata();
-    unimplemented(metadata.get_metadata_delta(Request::new(Default::default())).await.err().unwrap().code());
+    let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
+    let bare = ControllerService::new(vec![Shelf::bare("bare")], Profile::Kubernetes, runtime).unwrap().metadata();
+    unimplemented(bare.get_metadata_delta(Request::new(Default::default())).await.err().unwrap().code());
+    unimplemented(bare.get_metadata_allocated(Request::new(Default::default())).await.err().unwrap().code());
 }

@@ -4,7 +4,11 @@
 mod cancel;
 mod capabilities;
 mod create;
+mod groups;
+mod health;
 mod lists;
+mod metadata;
+mod modify;
 mod places;
 mod publish;
 mod shelf;
@@ -25,6 +29,7 @@ use volume::Backend;
 /// Ids of the right form that name nothing, and ids of others.
 const NO_VOLUME: &str = "shelf.v00000000000000000000000000000000";
 const NO_SNAPSHOT: &str = "shelf.s00000000000000000000000000000000";
+const NO_GROUP: &str = "shelf.g00000000000000000000000000000000";
 const FOREIGN: [&str; 5] = ["vol-0123", "../../etc", "shelf.v12", "pvc/with/slashes", "\u{1F980}"];
 
 /// The service over a shelf that can do everything and one, named `bare`, that can do little.
@@ -75,6 +80,11 @@ impl Subject {
     async fn delete(&self, volume_id: &str) -> Result<DeleteVolumeResponse, Status> {
         let request = DeleteVolumeRequest { volume_id: volume_id.to_owned(), ..Default::default() };
         inner(self.service.delete_volume(Request::new(request)).await)
+    }
+
+    /// The id that a snapshot of this name has.
+    fn shelf_snapshot(&self, name: &str) -> String {
+        volume::SnapshotId::of_name(self.shelf.name(), &volume::VolumeName::parse(name).unwrap()).to_string()
     }
 
     async fn snapshot(&self, name: &str, source: &str) -> Result<Snapshot, Status> {

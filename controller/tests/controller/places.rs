@@ -1,11 +1,13 @@
 //! Backends of several places that come and go: which one a volume goes to, and what is said of those that are away.
 
 use super::*;
+use csi_proto::csi::group_controller_server::GroupController;
+use csi_proto::csi::snapshot_metadata_server::SnapshotMetadata;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use volume::{
-    Backends, Capacity, CapacityQuery, Error, ErrorKind, Page, PageRequest, Restrictions, Segments, VolumeGuard,
-    VolumeId, VolumeSpec,
+    Backends, Capacity, CapacityQuery, Error, ErrorKind, Health, Modify, Page, PageRequest, Restrictions, Segments,
+    VolumeGuard, VolumeId, VolumeSpec,
 };
 
 /// A shelf that stands somewhere, and may be away or full.
@@ -68,6 +70,12 @@ impl Backend for Place {
     fn restrictions(&self) -> Restrictions {
         Restrictions::default()
     }
+    fn modify(&self) -> Option<&dyn Modify> {
+        Backend::modify(&*self.shelf)
+    }
+    fn health(&self) -> Option<&dyn Health> {
+        Backend::health(&*self.shelf)
+    }
 }
 
 #[derive(Default)]
@@ -88,10 +96,11 @@ impl Backends for Map {
     }
 }
 
-/// Nodes n1, n2 and n3, with a backend each.
+/// Nodes n1, n2 and n3, with a backend each. Only that of n3 knows of changes in use and of health.
 fn places() -> (ControllerService, Arc<Map>, [Arc<Place>; 3]) {
     let place = |node: &'static str| {
-        let shelf = Shelf::bare(&format!("on-{node}"));
+        let name = format!("on-{node}");
+        let shelf = if node == "n3" { Shelf::new(&name) } else { Shelf::bare(&name) };
         Arc::new(Place {
             shelf,
             node,
@@ -210,4 +219,49 @@ async fn what_is_not_known_yet_is_not_denied() {
     map.known.lock().unwrap().clear();
     map.unheard.lock().unwrap().push("node n1".to_owned());
     refused(create(&service, volume_request("b")).await, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn mutable_parameters_go_where_they_are_some() {
+    let (service, _, _) = places();
+    let with = |request| CreateVolumeRequest { mutable_parameters: text_map("readAheadKiB", "64"), ..request };
+    assert_eq!(create(&service, with(asked("a", &ALL, &["n1", "n3"]))).await.unwrap(), "on-n3");
+    assert_eq!(create(&service, with(volume_request("b"))).await.unwrap(), "on-n3");
+    let none = refused(create(&service, with(asked("c", &["n1", "n2"], &["n1"]))).await, Code::InvalidArgument);
+    assert!(none.contains("readAheadKiB") && none.contains("on-n1, on-n2"), "{none}");
+}
+
+#[tokio::test]
+async fn health_is_told_whole_or_not_at_all() {
+    let (service, map, [_, _, n3]) = places();
+    let list = async || {
+        inner(service.controller_list_volume_health(Request::new(ControllerListVolumeHealthRequest::default())).await)
+    };
+    assert!(list().await.is_ok());
+    map.unheard.lock().unwrap().push("node n4".to_owned());
+    let message = refused(list().await, Code::Unavailable);
+    assert!(message.contains("node n4"), "{message}");
+    map.unheard.lock().unwrap().clear();
+    n3.shelf.set_away(true);
+    refused(list().await, Code::Unavailable);
+}
+
+/// UNIMPLEMENTED would be taken for what this driver is like.
+#[tokio::test]
+async fn services_of_backends_that_are_not_known_yet() {
+    let (service, map, _) = places();
+    let (groups, metadata) = (service.group(), service.metadata());
+    let group = async || {
+        let request = CreateVolumeGroupSnapshotRequest { name: "g".to_owned(), ..Default::default() };
+        inner(groups.create_volume_group_snapshot(Request::new(request)).await)
+    };
+    let blocks = async || {
+        let request = GetMetadataAllocatedRequest { snapshot_id: "s".to_owned(), ..Default::default() };
+        metadata.get_metadata_allocated(Request::new(request)).await.map(|_| ())
+    };
+    refused(group().await, Code::Unimplemented);
+    refused(blocks().await, Code::Unimplemented);
+    map.unheard.lock().unwrap().push("node n4".to_owned());
+    refused(group().await, Code::Unavailable);
+    refused(blocks().await, Code::Unavailable);
 }

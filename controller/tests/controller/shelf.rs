@@ -10,11 +10,22 @@ pub(crate) const CAPACITY: u64 = 1 << 40;
 
 pub(crate) struct Shelf {
     name: BackendName,
-    /// Snapshots, clones, grants and growth.
+    /// Snapshots, clones, grants, growth and changes in use.
     able: bool,
     state: Mutex<State>,
-    /// While closed, `ensure_volume` waits before it acts.
+    /// While closed, `ensure_volume` and `ensure_group_snapshot` wait before they act.
     gate: (Mutex<Gate>, Condvar),
+    /// What its snapshots hold, and in which they differ.
+    pub(crate) blocks: Arc<Mutex<Blocks>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Blocks {
+    pub(crate) ranges: Vec<ByteRange>,
+    /// Reading fails after so many.
+    pub(crate) broken_after: Option<usize>,
+    /// How many were read.
+    pub(crate) read: usize,
 }
 
 #[derive(Default)]
@@ -28,7 +39,9 @@ struct Gate {
 struct State {
     volumes: BTreeMap<VolumeId, Volume>,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
+    groups: BTreeMap<GroupSnapshotId, GroupSnapshot>,
     nodes: BTreeMap<NodeId, NodeRecord>,
+    away: bool,
 }
 
 impl Shelf {
@@ -43,7 +56,7 @@ impl Shelf {
 
     fn with(name: &str, able: bool) -> Self {
         let name = BackendName::parse(name).unwrap();
-        Self { name, able, state: Mutex::default(), gate: Default::default() }
+        Self { name, able, state: Mutex::default(), gate: Default::default(), blocks: Arc::default() }
     }
 
     pub(crate) fn add_node(&self, id: &str) {
@@ -52,6 +65,20 @@ impl Shelf {
         let record =
             NodeRecord { identity, state: NodeState::Live, topology: Segments::default(), registered_at_ms: 1 };
         self.state().nodes.insert(id, record);
+    }
+
+    /// The volume has a problem from now on, or none any more.
+    pub(crate) fn set_problem(&self, id: &str, problem: Option<&str>) {
+        let id = VolumeId::parse(id).unwrap();
+        self.state().volumes.get_mut(&id).unwrap().problem = problem.map(str::to_owned);
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.state().away = away;
+    }
+
+    fn is_away(&self) -> bool {
+        self.state().away
     }
 
     pub(crate) fn close_gate(&self) {
@@ -118,7 +145,7 @@ impl Backend for Shelf {
             thick: false,
             source: spec.source.clone(),
             parameters: spec.parameters.clone(),
-            mutable: Default::default(),
+            mutable: spec.mutable.apply_to(Default::default()),
             accessible_topology: self.topology()?,
             epoch: Epoch(0),
             attachment: None,
@@ -175,12 +202,28 @@ impl Backend for Shelf {
         self.able.then_some(self as &dyn Snapshots)
     }
 
+    fn group_snapshots(&self) -> Option<&dyn GroupSnapshots> {
+        self.able.then_some(self as &dyn GroupSnapshots)
+    }
+
     fn can_clone(&self) -> bool {
         self.able
     }
 
+    fn changed_blocks(&self) -> Option<&dyn ChangedBlocks> {
+        self.able.then_some(self as &dyn ChangedBlocks)
+    }
+
     fn expand(&self) -> Option<&dyn Expand> {
         self.able.then_some(self as &dyn Expand)
+    }
+
+    fn health(&self) -> Option<&dyn Health> {
+        self.able.then_some(self as &dyn Health)
+    }
+
+    fn modify(&self) -> Option<&dyn Modify> {
+        self.able.then_some(self as &dyn Modify)
     }
 }
 
@@ -215,6 +258,31 @@ impl Attach for Shelf {
     }
 }
 
+/// A volume is as its `problem` says.
+impl Health for Shelf {
+    fn volume_health(&self, id: &VolumeId) -> Result<VolumeHealth> {
+        let state = self.state();
+        let volume = state.volumes.get(id).ok_or_else(|| Error::not_found("no such volume"))?;
+        let problem = |message: &String| HealthProblem::new(Severity::DataLoss, "ImageMissing", message.clone());
+        Ok(VolumeHealth { volume: id.clone(), problems: volume.problem.iter().map(problem).collect() })
+    }
+
+    fn list_unhealthy(&self, page: &PageRequest) -> Result<Page<VolumeHealth>> {
+        if self.is_away() {
+            return Err(Error::new(ErrorKind::Unavailable, "the shelf cannot be reached"));
+        }
+        let ids: Vec<VolumeId> = self.state().volumes.keys().cloned().collect();
+        let all = ids.iter().map(|id| self.volume_health(id)).collect::<Result<Vec<_>>>()?;
+        let unhealthy = all.into_iter().filter(|health| !health.is_healthy()).collect();
+        Page::cut(
+            unhealthy,
+            page,
+            |health: &VolumeHealth| health.volume.as_str(),
+            |token| VolumeId::parse(token).is_ok(),
+        )
+    }
+}
+
 impl Snapshots for Shelf {
     fn ensure_snapshot(
         &self,
@@ -243,7 +311,7 @@ impl Snapshots for Shelf {
             created_at_ms: 1_700_000_000_123,
             ready: true,
             group: None,
-            accessible_topology: Vec::new(),
+            accessible_topology: self.topology()?,
         };
         state.snapshots.insert(id.clone(), snapshot.clone());
         Ok(snapshot)
@@ -255,7 +323,11 @@ impl Snapshots for Shelf {
 
     fn delete_snapshot(&self, guard: &VolumeGuard, id: &SnapshotId) -> Result<()> {
         guard.check(id.as_str())?;
-        self.state().snapshots.remove(id);
+        let mut state = self.state();
+        if state.snapshots.get(id).is_some_and(|snapshot| snapshot.group.is_some()) {
+            return Err(Error::invalid("it goes with its group alone"));
+        }
+        state.snapshots.remove(id);
         Ok(())
     }
 
@@ -269,6 +341,50 @@ impl Snapshots for Shelf {
     }
 }
 
+impl GroupSnapshots for Shelf {
+    fn ensure_group_snapshot(
+        &self,
+        guard: &VolumeGuard,
+        id: &GroupSnapshotId,
+        name: &VolumeName,
+        sources: &[VolumeId],
+    ) -> Result<GroupSnapshot> {
+        guard.check(id.as_str())?;
+        self.pass_gate();
+        if let Some(found) = self.state().groups.get(id) {
+            let mut of: Vec<_> = found.snapshots.iter().map(|snapshot| snapshot.source.clone()).collect();
+            of.sort();
+            let differs = || Error::new(ErrorKind::AlreadyExists, "it is of other volumes");
+            return (of == sources).then(|| found.clone()).ok_or_else(differs);
+        }
+        let mut snapshots = Vec::new();
+        for source in sources {
+            let member = SnapshotId::of_member(id, source);
+            let snapshot = Snapshot { group: Some(id.clone()), ..self.ensure_snapshot(guard, &member, name, source)? };
+            self.state().snapshots.insert(member, snapshot.clone());
+            snapshots.push(snapshot);
+        }
+        snapshots.sort_by(|a, b| a.id.cmp(&b.id));
+        let created_at_ms = 1_700_000_000_123;
+        let group = GroupSnapshot { id: id.clone(), name: name.clone(), snapshots, created_at_ms, ready: true };
+        self.state().groups.insert(id.clone(), group.clone());
+        Ok(group)
+    }
+
+    fn find_group_snapshot(&self, id: &GroupSnapshotId) -> Result<Option<GroupSnapshot>> {
+        Ok(self.state().groups.get(id).cloned())
+    }
+
+    fn delete_group_snapshot(&self, guard: &VolumeGuard, id: &GroupSnapshotId) -> Result<()> {
+        guard.check(id.as_str())?;
+        let mut state = self.state();
+        for member in state.groups.remove(id).into_iter().flat_map(|group| group.snapshots) {
+            state.snapshots.remove(&member.id);
+        }
+        Ok(())
+    }
+}
+
 impl Expand for Shelf {
     fn expand(&self, guard: &VolumeGuard, id: &VolumeId, size: SizeRange) -> Result<(u64, bool)> {
         guard.check(id.as_str())?;
@@ -276,5 +392,51 @@ impl Expand for Shelf {
         let volume = state.volumes.get_mut(id).ok_or_else(|| Error::not_found("no such volume"))?;
         volume.size_bytes = size.choose(volume.size_bytes, volume.size_bytes, MIB)?;
         Ok((volume.size_bytes, true))
+    }
+}
+
+impl ChangedBlocks for Shelf {
+    fn allocated(&self, snapshot: &SnapshotId, from_bytes: u64) -> Result<BlockRanges> {
+        let size_bytes = self.snapshot(snapshot)?.size_bytes;
+        if from_bytes > size_bytes {
+            return Err(Error::new(ErrorKind::OutOfRange, "the offset is beyond the end"));
+        }
+        let (blocks, mut next) = (self.blocks.clone(), 0);
+        let all = std::iter::from_fn(move || {
+            let mut blocks = blocks.lock().unwrap();
+            if blocks.broken_after.is_some_and(|after| next >= after) {
+                return Some(Err(Error::new(ErrorKind::Unavailable, "the disk is gone")));
+            }
+            let range = blocks.ranges.get(next).copied()?;
+            (next, blocks.read) = (next + 1, blocks.read + 1);
+            Some(Ok(range))
+        });
+        let ends_later = move |range: &Result<ByteRange>| range.as_ref().map_or(true, |r| r.end_bytes() > from_bytes);
+        Ok(BlockRanges { size_bytes, ranges: Box::new(all.filter(ends_later)) })
+    }
+
+    fn changed(&self, base: &SnapshotId, target: &SnapshotId, from_bytes: u64) -> Result<BlockRanges> {
+        if self.snapshot(base)?.source != self.snapshot(target)?.source {
+            return Err(Error::invalid("they are of different volumes"));
+        }
+        self.allocated(target, from_bytes)
+    }
+}
+
+impl Shelf {
+    fn snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+        self.find_snapshot(id)?.ok_or_else(|| Error::not_found(format!("no snapshot {id}")))
+    }
+}
+
+impl Modify for Shelf {
+    fn modify(&self, guard: &VolumeGuard, id: &VolumeId, change: &MutableChange) -> Result<()> {
+        guard.check(id.as_str())?;
+        let mut state = self.state();
+        let volume = state.volumes.get_mut(id).ok_or_else(|| Error::not_found("no such volume"))?;
+        let mutable = change.apply_to(volume.mutable);
+        mutable.check_kind(volume.kind)?;
+        volume.mutable = mutable;
+        Ok(())
     }
 }

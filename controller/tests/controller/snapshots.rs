@@ -1,4 +1,4 @@
-//! CreateSnapshot, DeleteSnapshot and ListSnapshots.
+//! CreateSnapshot, DeleteSnapshot, GetSnapshot and ListSnapshots.
 
 use super::*;
 
@@ -89,4 +89,64 @@ async fn list() {
     let wrong = ListSnapshotsRequest { starting_token: "wrong".to_owned(), ..any() };
     refused(list(wrong).await, Code::Aborted);
     refused(list(ListSnapshotsRequest { max_entries: -1, ..any() }).await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn get() {
+    let s = subject();
+    let id = s.created("v").await.volume_id;
+    let snapshot = s.snapshot("snap", &id).await.unwrap();
+    let get = async |id: &str| {
+        let request = GetSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
+        Ok::<_, Status>(inner(s.service.get_snapshot(Request::new(request)).await)?.snapshot.unwrap())
+    };
+    assert_eq!(get(&snapshot.snapshot_id).await.unwrap(), snapshot);
+    refused(get("").await, Code::InvalidArgument);
+    for id in FOREIGN.into_iter().chain([NO_SNAPSHOT, NO_VOLUME, "bare.s00000000000000000000000000000000"]) {
+        refused(get(id).await, Code::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn accessibility() {
+    let place = |node: &str| Topology { segments: text_map("csi.hawser.dev/node", node) };
+    let (here, there) = (place("n1"), place("n2"));
+    for profile in Profile::ALL {
+        let s = subject_for(profile);
+        let source_volume_id = s.created("v").await.volume_id;
+        let ask = async |name: &str, requisite: &[&Topology], preferred: &[&Topology]| {
+            let places = |list: &[&Topology]| list.iter().map(|&topology| topology.clone()).collect();
+            let requirement = TopologyRequirement { requisite: places(requisite), preferred: places(preferred) };
+            let request = CreateSnapshotRequest {
+                name: name.to_owned(),
+                source_volume_id: source_volume_id.clone(),
+                accessibility_requirements: Some(requirement),
+                ..Default::default()
+            };
+            Ok::<_, Status>(inner(s.service.create_snapshot(Request::new(request)).await)?.snapshot.unwrap())
+        };
+        // Swarm drops topology, so nothing is told of it and nothing is refused for it.
+        let has_topology = profile.has_topology();
+        let expected = if has_topology { vec![here.clone()] } else { vec![] };
+        for (name, requisite) in [("any", &[][..]), ("here", &[&here]), ("here or there", &[&there, &here])] {
+            assert_eq!(
+                ask(name, requisite, &[&there]).await.map(|s| s.accessible_topology).ok(),
+                match name {
+                    // With no requisite place, one of the preferred has to do, as for volumes.
+                    "any" if has_topology => None,
+                    _ => Some(expected.clone()),
+                },
+                "{profile}: {name}"
+            );
+        }
+        let elsewhere = ask("elsewhere", &[&there], &[]).await;
+        if has_topology {
+            refused(elsewhere, Code::ResourceExhausted);
+            let request = GetSnapshotRequest { snapshot_id: s.shelf_snapshot("elsewhere"), ..Default::default() };
+            refused(inner(s.service.get_snapshot(Request::new(request)).await), Code::NotFound);
+            refused(ask("here", &[&there], &[]).await, Code::ResourceExhausted);
+        } else {
+            elsewhere.unwrap();
+        }
+    }
 }

@@ -2,9 +2,11 @@
 //! beside a running controller as a second controller is.
 
 mod fence;
+mod group;
 mod list;
 mod show;
 mod snapshot;
+mod trim;
 mod volume;
 
 pub use fence::{fence, fence_node, unfence};

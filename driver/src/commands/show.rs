@@ -14,12 +14,17 @@ pub fn volume_json(volume: &Volume) -> Value {
         "thick": volume.thick,
         "source": volume.source,
         "parameters": volume.parameters.to_volume_context(),
+        "mutable_parameters": mutable_json(volume),
         "accessible_topology": volume.accessible_topology,
         "epoch": volume.epoch,
         "attachment": volume.attachment,
         "created_at": format_time(volume.created_at_ms),
         "problem": volume.problem,
     })
+}
+
+fn mutable_json(volume: &Volume) -> Value {
+    volume.mutable.to_pairs().into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect()
 }
 
 pub fn snapshot_json(snapshot: &Snapshot) -> Value {
@@ -31,6 +36,7 @@ pub fn snapshot_json(snapshot: &Snapshot) -> Value {
         "kind": kind(snapshot.kind),
         "created_at": format_time(snapshot.created_at_ms),
         "ready": snapshot.ready,
+        "group": snapshot.group,
     })
 }
 
@@ -73,6 +79,9 @@ pub fn volume_text(volume: &Volume, orphans: &[Orphan]) -> String {
     }
     for (key, value) in volume.parameters.to_volume_context() {
         lines.push(("parameter", format!("{key}={value}")));
+    }
+    for (key, value) in volume.mutable.to_pairs() {
+        lines.push(("mutable", format!("{key}={value}")));
     }
     for orphan in orphans {
         let size = format_size(orphan.allocated_bytes);

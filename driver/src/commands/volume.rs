@@ -7,8 +7,9 @@ use crate::storage::Storage;
 use crate::units::format_size;
 use serde_json::json;
 use volume::{
-    AccessMode, AccessType, Backend, Error, ErrorKind, Orphan, Parameters, Result, SizeRange, SnapshotId,
-    TopologyRequirement, Volume, VolumeCapability, VolumeId, VolumeKind, VolumeName, VolumeSource, VolumeSpec,
+    AccessMode, AccessType, Backend, Error, ErrorKind, MutableChange, Orphan, Parameters, Result, SizeRange,
+    SnapshotId, TopologyRequirement, Volume, VolumeCapability, VolumeId, VolumeKind, VolumeName, VolumeSource,
+    VolumeSpec,
 };
 
 pub fn volume_command(storage: &Storage, output: Output, command: VolumeCommand) -> Result<()> {
@@ -22,6 +23,7 @@ pub fn volume_command(storage: &Storage, output: Output, command: VolumeCommand)
         }
         VolumeCommand::Rm { volume } => remove(storage, output, &volume),
         VolumeCommand::Expand { volume, size_bytes } => expand(storage, output, &volume, size_bytes),
+        VolumeCommand::Modify { volume, parameters } => modify(storage, output, &volume, &parameters),
         VolumeCommand::Snapshot { volume, name } => super::snapshot::create(storage, output, &volume, &name),
         VolumeCommand::Clone { source, name, size_bytes } => {
             let (backend, source) = storage.find_volume(&source)?;
@@ -35,6 +37,7 @@ pub fn volume_command(storage: &Storage, output: Output, command: VolumeCommand)
             print_made(output, &made);
             Ok(())
         }
+        VolumeCommand::Trim { volume, .. } => super::trim::trim(storage, output, volume.as_deref()),
         VolumeCommand::Rebuild { volume } => rebuild(storage, output, &volume),
         VolumeCommand::Restore { snapshot, name, size_bytes } => {
             let (backend, source) = storage.find_snapshot(&snapshot)?;
@@ -134,6 +137,21 @@ fn expand(storage: &Storage, output: Output, text: &str, size_bytes: u64) -> Res
         text.push_str("; its file system grows when the node expands it or stages it next");
     }
     output.print(&json!({"id": volume.id, "size_bytes": size_bytes, "node_must_act": node_must_act}), &text);
+    Ok(())
+}
+
+fn modify(storage: &Storage, output: Output, text: &str, parameters: &[(String, String)]) -> Result<()> {
+    let change = MutableChange::parse(parameters.iter().map(|(key, value)| (key.as_str(), value.as_str())))?;
+    let (backend, volume) = storage.find_volume(text)?;
+    let Some(modify) = backend.modify() else { return Err(unsupported(backend, "modify volumes")) };
+    let guard = storage.locks.try_lock([volume.id.as_str()])?;
+    modify.modify(&guard, &volume.id, &change)?;
+    let (_, volume) = storage.find_volume(volume.id.as_str())?;
+    let now = volume.mutable.to_pairs();
+    let now: Vec<_> = now.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let now = if now.is_empty() { "the defaults".to_owned() } else { now.join(" ") };
+    let text = format!("{} has {now}; the node that uses it applies that within seconds", volume.id);
+    output.print(&show::volume_json(&volume), &text);
     Ok(())
 }
 

@@ -69,16 +69,18 @@ pub struct Raw {
     pub log_level: Option<String>,
     pub rpc_deadline_s: Option<u64>,
     pub kubelet_registration_dir: Option<PathBuf>,
+    pub io_limit_cgroups: Option<Vec<PathBuf>>,
     pub backends: Vec<BackendConfig>,
     pub agent: RawAgent,
     pub agents: Vec<RawAddress>,
 }
 
-pub const TOP_KEYS: [&str; 13] = [
+pub const TOP_KEYS: [&str; 14] = [
     "agent",
     "agents",
     "backend",
     "endpoint",
+    "io_limit_cgroups",
     "kubelet_registration_dir",
     "log_format",
     "log_level",
@@ -137,6 +139,7 @@ impl Raw {
             "log_level" => self.log_level = Some(log_level(value).map_err(at)?),
             "rpc_deadline_s" => self.rpc_deadline_s = Some(number(value, 1, 3600).map_err(at)?),
             "kubelet_registration_dir" => self.kubelet_registration_dir = Some(absolute(value).map_err(at)?),
+            "io_limit_cgroups" => self.io_limit_cgroups = Some(cgroups(value).map_err(at)?),
             unknown => return Err(unknown_key(setting, unknown, &TOP_KEYS)),
         }
         Ok(())
@@ -227,6 +230,30 @@ pub fn absolute(value: &str) -> Result<PathBuf, String> {
     if path.is_absolute() { Ok(path) } else { Err("it takes an absolute path".to_owned()) }
 }
 
+/// Separated by commas; none at all switches I/O limits off.
+fn cgroups(value: &str) -> Result<Vec<PathBuf>, String> {
+    let parse = |name: &str| {
+        let path = PathBuf::from(name.trim());
+        let is_plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        (is_plain && !path.as_os_str().is_empty()).then_some(path)
+    };
+    let names: Option<_> = value.split(',').filter(|name| !name.trim().is_empty()).map(parse).collect();
+    names.ok_or_else(|| {
+        "it takes paths of cgroups below the root of their hierarchy, separated by commas, such as kubepods,kubepods.slice"
+            .to_owned()
+    })
+}
+
+/// The cgroups that the orchestrator keeps its workloads in, with the cgroupfs and the systemd driver.
+pub fn default_cgroups(profile: Profile) -> Vec<PathBuf> {
+    let names = match profile {
+        Profile::Kubernetes => ["kubepods", "kubepods.slice"],
+        Profile::Nomad => ["nomad", "nomad.slice"],
+        Profile::Swarm | Profile::Docker => ["docker", "system.slice"],
+    };
+    names.map(PathBuf::from).to_vec()
+}
+
 pub fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
     value
         .parse()
@@ -236,7 +263,7 @@ pub fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
 }
 
 fn log_level(value: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(value) {
+    match crate::logging::filter(value) {
         Ok(_) if !value.is_empty() => Ok(value.to_owned()),
         _ => Err("it takes error, warn, info, debug, trace or a filter such as info,pool=debug".to_owned()),
     }

@@ -33,6 +33,8 @@ pub struct Config {
     pub rpc_deadline: Duration,
     /// Kubelet's `plugins_registry` directory; the node service registers itself there when it is given.
     pub kubelet_registration_dir: Option<PathBuf>,
+    /// Below which workloads run, relative to the root of the cgroup hierarchy; their I/O can be limited.
+    pub io_limit_cgroups: Vec<PathBuf>,
     /// The first is the default for new volumes. None only where a controller has agents instead.
     pub backends: Vec<BackendConfig>,
     pub agent: Option<AgentSettings>,
@@ -123,10 +125,11 @@ impl keys::Raw {
                 twice[0].display()
             )));
         }
+        let profile = self.profile.unwrap_or_default();
         Ok(Config {
             node_id,
             mode,
-            profile: self.profile.unwrap_or_default(),
+            profile,
             endpoint: self.endpoint.unwrap_or_else(|| "unix:///run/hawser/csi.sock".to_owned()),
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/hawser/node")),
             metrics_listen: self.metrics_listen.unwrap_or_default(),
@@ -134,6 +137,7 @@ impl keys::Raw {
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             rpc_deadline: Duration::from_secs(self.rpc_deadline_s.unwrap_or(60)),
             kubelet_registration_dir: self.kubelet_registration_dir,
+            io_limit_cgroups: self.io_limit_cgroups.unwrap_or_else(|| keys::default_cgroups(profile)),
             backends,
             agent: self.agent.finish(mode, !agents.is_empty())?,
             agents,

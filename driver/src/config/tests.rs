@@ -44,6 +44,7 @@ fn every_key() {
         log_level = "info,pool=debug"
         rpc_deadline_s = 12
         kubelet_registration_dir = "/var/lib/kubelet/plugins_registry"
+        io_limit_cgroups = "docker, system.slice/podman.slice"
 
         [[backend]]
         name = "fast"
@@ -64,6 +65,7 @@ fn every_key() {
     )
     .unwrap();
     assert_eq!(config.rpc_deadline, Duration::from_secs(12));
+    assert_eq!(config.io_limit_cgroups, [Path::new("docker"), Path::new("system.slice/podman.slice")]);
     let [fast, slow] = &config.backends[..] else { panic!("two backends") };
     assert_eq!((fast.scope, fast.max_volumes_per_node), (Some(pool::Scope::Shared), Some(7)));
     assert_eq!(
@@ -72,6 +74,18 @@ fn every_key() {
     );
     assert!(fast.allow_fork_only_fence && !slow.allow_fork_only_fence);
     assert_eq!(slow.image_bytes, Some(1 << 30));
+}
+
+#[test]
+fn cgroups_of_workloads() {
+    let of = |text: &str| load(text).unwrap().io_limit_cgroups;
+    assert_eq!(of(""), [Path::new("kubepods"), Path::new("kubepods.slice")]);
+    assert_eq!(of("profile = \"nomad\""), [Path::new("nomad"), Path::new("nomad.slice")]);
+    assert_eq!(of("profile = \"swarm\""), [Path::new("docker"), Path::new("system.slice")]);
+    assert!(of("io_limit_cgroups = \"\"").is_empty());
+    for wrong in ["/kubepods", "kubepods,../x", ".", "a/../b"] {
+        assert!(refusal(&format!("io_limit_cgroups = {wrong:?}")).contains("below the root"), "{wrong}");
+    }
 }
 
 #[test]

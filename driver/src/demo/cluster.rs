@@ -1,7 +1,7 @@
 //! The demo's processes: a controller, two nodes that each have their own mounts, and writers in a node's namespace.
 
-use super::client::Client;
 use super::scratch::Scratch;
+use crate::client::Client;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;

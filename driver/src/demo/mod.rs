@@ -1,7 +1,6 @@
 //! `hawser demo`: a volume is made, used, taken from a node that dies or freezes, and given to another; every write
 //! that was acknowledged is looked for. On real loop devices, with the same code that serves an orchestrator.
 
-mod client;
 mod cluster;
 mod machine;
 mod report;

@@ -1,11 +1,11 @@
 //! The story: provision, attach, stage, publish, write; the node goes; fence, move, write on; verify; snapshot, clone, grow.
 
-use super::client::{at_least, capability, refused};
 use super::cluster::Service;
 use super::report::Report;
 use super::scratch::Scratch;
 use super::steps::Used;
 use crate::cli::{DemoArgs, Fault};
+use crate::client::{at_least, capability, refused};
 use crate::commands::fence_node;
 use crate::storage::Storage;
 use crate::units::format_duration;

@@ -1,8 +1,8 @@
 //! What an orchestrator does, step by step and timed; and the workload's writers and checkers.
 
-use super::client::{Answer, capability, refused};
 use super::cluster::Processes;
 use super::scenario::Play;
+use crate::client::{Answer, capability, refused};
 use csi_proto::csi::*;
 use nix::sys::signal::Signal;
 use serde_json::Value;

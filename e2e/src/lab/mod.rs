@@ -2,8 +2,10 @@
 
 pub(crate) mod kernel;
 mod process;
+mod stalling;
 
 pub(crate) use process::{Hawser, Options};
+pub(crate) use stalling::Stalling;
 
 use crate::failure::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
@@ -55,6 +57,19 @@ impl Lab {
         Ok(lab)
     }
 
+    /// An xfs pool on a disk that can be made to hang.
+    pub(crate) fn on_stalling_disk(binary: &Path, size_mib: u32) -> Result<(Self, Stalling)> {
+        let lab = Self::without_pool(binary)?;
+        let (image, slow) = (lab.path("pool.img"), lab.slow());
+        std::fs::File::create(&image)?.set_len(u64::from(size_mib) << 20)?;
+        kernel::program("mkfs.xfs", &["-q", "-m", "reflink=1", &image.to_string_lossy()])?;
+        let disk = Stalling::start(&slow, &image)?;
+        let source = slow.join("disk");
+        kernel::program("mount", &["-o", "loop", &source.to_string_lossy(), &lab.path("pool").to_string_lossy()])
+            .context(|| "mounting the pool on a disk that can hang".to_owned())?;
+        Ok((lab, disk))
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -62,6 +77,11 @@ impl Lab {
     /// Where the pool of this lab is.
     pub(crate) fn pool(&self) -> PathBuf {
         self.path("pool")
+    }
+
+    /// Where the disk is that can be made to hang.
+    fn slow(&self) -> PathBuf {
+        self.path("slow")
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -72,10 +92,11 @@ impl Lab {
         &self.binary
     }
 
-    /// Mounts of volumes: all below the lab but the pool's own.
+    /// Mounts of volumes: all below the lab but those that the pool stands on.
     pub(crate) fn mounts(&self) -> Result<Vec<kernel::Mount>> {
         let mut mounts = kernel::mounts_below(&self.directory)?;
-        mounts.retain(|mount| mount.path != self.pool());
+        let own = [self.pool(), self.slow()];
+        mounts.retain(|mount| !own.contains(&mount.path));
         Ok(mounts)
     }
 

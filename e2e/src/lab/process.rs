@@ -184,6 +184,17 @@ impl Hawser {
         }
     }
 
+    pub(crate) fn threads(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/task", self.child.id()))?.count())
+    }
+
+    /// SIGKILL, and waits until it has ended.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -19,7 +19,7 @@ pub(super) struct Disk {
     pub(super) content: Content,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Content {
     Blank,
     /// What was written to a raw device, by block; the rest reads as zeros.

@@ -210,6 +210,11 @@ impl FakeHost {
         self.kernel().may_grow_mounted_ext4 = may;
     }
 
+    /// The file system on the device meets an error and stops writing (errors=remount-ro), until it is unmounted.
+    pub fn fail_file_system(&self, device: DeviceNumber) {
+        self.kernel().went_read_only.insert(device);
+    }
+
     pub fn is_frozen(&self, device: DeviceNumber) -> bool {
         self.kernel().frozen.contains(&device)
     }
@@ -238,8 +243,16 @@ impl FakeHost {
         self.kernel().faults.hang = Some(n);
     }
 
+    /// Reads of the device hang, and of what is mounted from it, until [`FakeHost::release`].
+    pub fn hang_device(&self, device: DeviceNumber) {
+        self.kernel().faults.hung.insert(device);
+    }
+
     pub fn release(&self) {
-        self.kernel().faults.hang = None;
+        let mut kernel = self.kernel();
+        kernel.faults.hang = None;
+        kernel.faults.hung.clear();
+        drop(kernel);
         self.released.notify_all();
     }
 
@@ -259,6 +272,8 @@ impl FakeHost {
         kernel.open.clear();
         kernel.frozen.clear();
         kernel.shut_down.clear();
+        kernel.went_read_only.clear();
+        kernel.tuning.forget();
         let disks: Vec<_> = std::mem::take(&mut kernel.loops).into_values().map(|attached| attached.disk).collect();
         kernel.forget_unused_disks(&disks);
         drop(kernel);

@@ -1,6 +1,7 @@
 //! Faults at chosen effects.
 
-use volume::{Error, ErrorKind, Result};
+use std::collections::BTreeSet;
+use volume::{DeviceNumber, Error, ErrorKind, Result};
 
 #[derive(Default)]
 pub(super) struct Faults {
@@ -11,6 +12,8 @@ pub(super) struct Faults {
     pub(super) crash: Option<u64>,
     pub(super) crashed: bool,
     pub(super) hang: Option<u64>,
+    /// Reads of these devices hang, and of what is mounted from them.
+    pub(super) hung: BTreeSet<DeviceNumber>,
 }
 
 /// Why a verb stopped before its next effect.

@@ -3,6 +3,7 @@
 use super::block::{Content, Disk, Loop};
 use super::faults::{Faults, Stop};
 use super::tree::{DiskId, Kind, Node, Tree};
+use super::tuning::Tuning;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use volume::{DeviceNumber, Error, ErrorKind, FsType, Result};
@@ -30,8 +31,11 @@ pub(super) struct Kernel {
     pub(super) next_open: u64,
     pub(super) frozen: BTreeSet<DeviceNumber>,
     pub(super) shut_down: BTreeSet<DeviceNumber>,
+    /// File systems that stopped writing because of an error.
+    pub(super) went_read_only: BTreeSet<DeviceNumber>,
     /// CAP_SYS_RESOURCE.
     pub(super) may_grow_mounted_ext4: bool,
+    pub(super) tuning: Tuning,
     pub(super) faults: Faults,
 }
 
@@ -87,7 +91,9 @@ impl Kernel {
             next_open: 1,
             frozen: BTreeSet::new(),
             shut_down: BTreeSet::new(),
+            went_read_only: BTreeSet::new(),
             may_grow_mounted_ext4: true,
+            tuning: Tuning::default(),
             faults: Faults::default(),
         };
         kernel.mount_first();
@@ -159,6 +165,9 @@ impl Kernel {
                 if self.frozen.contains(&number) {
                     // A real writer would sleep here.
                     return Err(Error::new(ErrorKind::Busy, "the file system is frozen"));
+                }
+                if self.went_read_only.contains(&number) {
+                    return Err(Error::new(ErrorKind::FailedPrecondition, "the file system has become read-only"));
                 }
                 let is_cut_off = self.loop_of(number).is_some_and(|l| l.size_limit_bytes != 0);
                 if is_cut_off || self.shut_down.contains(&number) {

@@ -5,6 +5,7 @@
 //! What it models is pinned by the suite that also runs against `LinuxHost` (conformance).
 
 mod block;
+mod blocks;
 mod control;
 mod faults;
 mod filesystem;
@@ -14,18 +15,20 @@ mod mirror;
 mod mount;
 mod path;
 mod tree;
+mod trial;
+mod tuning;
 
 pub use control::OpenFile;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
-    PathState, Probe,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, MountState, Owner, PathState, Probe,
 };
 use faults::Stop;
 use kernel::Kernel;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use volume::{DeviceNumber, Error, ErrorKind, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, Error, ErrorKind, FsType, HealthProblem, ImageIdentity, IoLimits, Result};
 
 /// A machine in memory. Nodes of one machine share it, as namespaces share a kernel.
 pub struct FakeHost {
@@ -156,12 +159,26 @@ impl Host for FakeHost {
         self.verb(|kernel| Ok(kernel.device_size(device)?))
     }
 
-    fn with_frozen(&self, device: DeviceNumber, _deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let froze = self.verb(|kernel| Ok(kernel.freeze(device)?))?;
-        // Thaws whatever the work does, also when the driver crashed meanwhile: a child of its own does it then.
-        let thaws = froze.then(|| Thaw { host: self, device });
-        let result = work();
-        let stayed_frozen = !froze || self.kernel().frozen.contains(&device);
+    fn with_frozen(&self, device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.with_all_frozen(&[device], deadline_ms, &mut |_| work())
+    }
+
+    fn with_all_frozen(
+        &self,
+        devices: &[DeviceNumber],
+        _deadline_ms: u64,
+        work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+    ) -> Result<()> {
+        // Thaw whatever the work does, also when the driver crashed meanwhile: children of its own do it then.
+        let mut thaws = Vec::new();
+        for &device in devices {
+            if self.verb(|kernel| Ok(kernel.freeze(device)?))? {
+                thaws.push(Thaw { host: self, device });
+            }
+        }
+        let frozen: Vec<DeviceNumber> = thaws.iter().map(|thaw| thaw.device).collect();
+        let result = work(&frozen);
+        let stayed_frozen = frozen.iter().all(|device| self.kernel().frozen.contains(device));
         drop(thaws);
         if stayed_frozen {
             return result;
@@ -172,8 +189,20 @@ impl Host for FakeHost {
         )))
     }
 
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
+    fn thaw_left_over(&self, device: DeviceNumber, _mounted_at: Option<&Path>) -> Result<bool> {
         self.verb(|kernel| Ok(kernel.thaw(device)))
+    }
+
+    fn try_device(&self, device: &Path) -> Result<()> {
+        self.verb(|kernel| kernel.try_device(device))
+    }
+
+    fn try_mounted(&self, path: &Path) -> Result<MountState> {
+        self.verb(|kernel| kernel.try_mounted(path))
+    }
+
+    fn trim(&self, device: DeviceNumber) -> Result<Option<u64>> {
+        self.verb(|kernel| kernel.trim(device))
     }
 
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
@@ -198,6 +227,26 @@ impl Host for FakeHost {
 
     fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()> {
         self.verb(|kernel| kernel.shutdown_filesystem(mounted_at))
+    }
+
+    fn missing_privileges(&self) -> Vec<HealthProblem> {
+        self.kernel().missing_privileges()
+    }
+
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        self.verb(|kernel| Ok(kernel.read_ahead_kib(device, number)?))
+    }
+
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        self.verb(|kernel| kernel.set_read_ahead(device, number, kib))
+    }
+
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        self.verb(|kernel| Ok(kernel.io_cgroups(names)?))
+    }
+
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        self.verb(|kernel| kernel.set_io_limits(device, limits, cgroup))
     }
 
     fn boot_id(&self) -> Result<String> {

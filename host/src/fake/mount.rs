@@ -98,6 +98,7 @@ impl Kernel {
         {
             self.frozen.remove(&number);
             self.shut_down.remove(&number);
+            self.went_read_only.remove(&number);
         }
         Ok(())
     }
@@ -182,7 +183,8 @@ impl Kernel {
             fs_type,
             source,
             read_only: mount.read_only,
-            options: mount.options.clone(),
+            own_read_only: mount.read_only,
+            options: self.options_of(mount),
             id: mount.id,
         }
     }

@@ -8,13 +8,13 @@ use volume::DeviceNumber;
 /// Number of an image file's content.
 pub(super) type DiskId = u64;
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) owner: Owner,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Kind {
     Directory,
     File(Vec<u8>),
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 }
 
 /// By absolute path inside the file system; the root is always there.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Tree {
     nodes: BTreeMap<PathBuf, Node>,
 }

@@ -6,7 +6,7 @@ use crate::sys::file as sys;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::fstatfs;
-use nix::sys::statvfs::fstatvfs;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{Whence, lseek64};
 use std::ffi::CString;
 use std::fs::File;
@@ -48,6 +48,8 @@ pub struct Space {
     pub total_bytes: u64,
     /// For unprivileged use: free less the root's reserve.
     pub available_bytes: u64,
+    /// Of the mount or of the whole file system.
+    pub read_only: bool,
 }
 
 /// FICLONE: `target` gets all of `source`, sharing its blocks. `Unsupported` where the file system cannot.
@@ -132,6 +134,14 @@ pub fn allocate(file: &File, range: Range<u64>, effects: &Effects) -> Result<()>
     Ok(())
 }
 
+/// Whether the kernel vouches that nobody but the caller has the file open at this moment: no process, and no loop device,
+/// which holds its image open for as long as it has it. `false` says nothing. `file` is open for writing.
+///
+/// A write lease is granted only to who has the file open alone (fcntl(2), "Leases"); it is given back at once.
+pub fn is_open_here_alone(file: &File) -> bool {
+    sys::try_lease(file.as_fd()).unwrap_or(false)
+}
+
 /// Sets an extended attribute (`user.hawser...`).
 pub fn set_xattr(file: &File, name: &str, value: &[u8], effects: &Effects) -> Result<()> {
     sys::set_xattr(file.as_fd(), &xattr_name(name)?, value)
@@ -210,7 +220,11 @@ pub fn probe_reflink(dir: &Dir) -> Result<bool> {
 pub fn space(dir: &Dir) -> Result<Space> {
     let stat = fstatvfs(dir).map_err(|errno| dir.failed("asking for the space of", ".", errno))?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-    Ok(Space { total_bytes: bytes(stat.blocks()), available_bytes: bytes(stat.blocks_available()) })
+    Ok(Space {
+        total_bytes: bytes(stat.blocks()),
+        available_bytes: bytes(stat.blocks_available()),
+        read_only: stat.flags().contains(FsFlags::ST_RDONLY),
+    })
 }
 
 fn xattr_name(name: &str) -> Result<CString> {

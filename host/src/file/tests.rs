@@ -126,3 +126,29 @@ fn identity_and_attributes() {
     let space = space(&dir).unwrap();
     assert!(space.available_bytes > 0 && space.available_bytes <= space.total_bytes);
 }
+
+/// A loop device counts as well: `a_loop_has_its_image_open` of the pool.
+#[test]
+fn a_file_is_known_to_be_open_here_alone() {
+    let (_scratch, dir) = scratch();
+    dir.publish("image", b"data").unwrap();
+    let file = dir.open_file("image", Access::ReadWrite).unwrap();
+    assert!(is_open_here_alone(&file));
+    for access in [Access::Read, Access::ReadWrite] {
+        let other = dir.open_file("image", access).unwrap();
+        assert!(!is_open_here_alone(&file), "{access:?}");
+        drop(other);
+        // A program that another test starts holds a copy from its fork to its exec.
+        let is_alone = |_| {
+            is_open_here_alone(&file) || {
+                std::thread::sleep(Duration::from_millis(10));
+                false
+            }
+        };
+        assert!((0..500).any(is_alone), "{access:?}");
+    }
+    // The look leaves nothing behind that an opener would have to wait for.
+    let started = std::time::Instant::now();
+    drop(dir.open_file("image", Access::ReadWrite).unwrap());
+    assert!(started.elapsed() < Duration::from_secs(1));
+}

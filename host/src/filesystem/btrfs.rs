@@ -66,7 +66,7 @@ pub(super) fn set_uuid(storage: &Storage, uuid: [u8; 16]) -> Result<()> {
         set_identity(&mut block, uuid);
         storage.write(offset, &block)?;
     }
-    storage.sync()
+    Ok(())
 }
 
 fn read(storage: &Storage, offset: u64) -> Result<Option<Vec<u8>>> {

@@ -85,8 +85,7 @@ pub(super) fn set_uuid(storage: &Storage, uuid: [u8; 16]) -> Result<()> {
         }
     }
     primary.set_identity(uuid, hash_seed);
-    storage.write(OFFSET, &primary.bytes)?;
-    storage.sync()
+    storage.write(OFFSET, &primary.bytes)
 }
 
 /// Replays the journal and frees the orphans that it names, as a mount would, and does nothing else.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use volume::{Error, ErrorKind, FsType, Result};
 
-/// Gives the unmounted file system on `path` the UUID, durably. Fine when it has it.
+/// Gives the unmounted file system on `path` the UUID; durable once the caller has synced the file. Fine when it has it.
 ///
 /// ext4 and btrfs: in process, superblocks only. A dirty ext4 journal is replayed first, by e2fsck. xfs: by xfs_admin,
 /// which refuses while the log is dirty: a copy of a frozen or crashed xfs is mounted once (`nouuid`) before.
@@ -23,8 +23,7 @@ pub fn set_uuid(path: &Path, fs: FsType, uuid: [u8; 16]) -> Result<()> {
             Found::Sound { errors: false, .. } => {
                 let uuid = Uuid::from_bytes(uuid).to_string();
                 let change = Command::new("xfs_admin", Duration::from_secs(60)).arg("-U").arg(uuid);
-                run(&change.arg(storage.path_for_child()))?;
-                storage.sync()
+                run(&change.arg(storage.path_for_child())).map(drop)
             }
             found => Err(Error::new(ErrorKind::Corrupt, format!("{} holds no sound xfs: {found:?}", path.display()))),
         },

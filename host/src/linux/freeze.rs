@@ -6,25 +6,20 @@ use crate::{Effects, MountEntry, deadline, sys};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::syncfs;
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use volume::{DeviceNumber, Error, ErrorKind, Result};
+
+/// This process in /proc, as its calling thread sees the mounts.
+const OWN: &str = "/proc/thread-self";
 
 pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let what = format!("freezing the file system on device {}:{}", device.major, device.minor);
-    let frozen = deadline::run(deadline_ms, &what, move || match find_mounted(device)? {
-        Some(mounted) => freeze(mounted).map(Some),
-        None if is_held(device)? => Err(Error::new(
-            ErrorKind::Unavailable,
-            format!(
-                "device {}:{} is in use, but by no mount that a process in sight has: it cannot be frozen",
-                device.major, device.minor
-            ),
-        )),
-        None => Ok(None),
-    })?;
+    let frozen = deadline::run(deadline_ms, &what, move || find_to_freeze(device)?.map(freeze).transpose())?;
     // Dropping `frozen` thaws, whatever `work` does.
     let done = work();
     match frozen {
@@ -33,8 +28,67 @@ pub(super) fn with_frozen(device: DeviceNumber, deadline_ms: u64, work: &mut dyn
     }
 }
 
-pub(super) fn thaw_left_over(effects: &Effects, device: DeviceNumber) -> Result<bool> {
-    let Some(mounted) = find_mounted(device)? else { return Ok(false) };
+/// Each freeze has a guard of its own: whenever this process dies, all that were frozen are let go.
+pub(super) fn with_all_frozen(
+    effects: &Effects,
+    devices: &[DeviceNumber],
+    deadline_ms: u64,
+    work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+) -> Result<()> {
+    let until = Instant::now() + Duration::from_millis(deadline_ms);
+    let mut mounted = Vec::new();
+    for &device in devices {
+        let found = run_until(until, "writing out", device, move || {
+            let root = find_to_freeze(device)?;
+            if let Some(root) = &root {
+                // A freeze writes out what is left; without this the first would stand still for all the others' writing.
+                syncfs(root).map_err(|errno| os::error("writing the file system out (syncfs)", errno))?;
+            }
+            Ok(root)
+        })?;
+        mounted.extend(found.map(|root| (device, root)));
+    }
+    let mut numbers = Vec::new();
+    // Dropping these thaws, whatever happens from here on.
+    let mut frozen = Vec::new();
+    for (device, root) in mounted {
+        frozen.push(run_until(until, "freezing", device, move || freeze(root))?);
+        effects.done("freeze");
+        numbers.push(device);
+    }
+    let done = work(&numbers);
+    frozen.into_iter().rev().fold(done, |done, frozen| done.and(frozen.thaw()))
+}
+
+fn run_until<T: Send + 'static>(
+    until: Instant,
+    doing: &str,
+    device: DeviceNumber,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let left = until.saturating_duration_since(Instant::now()).as_millis();
+    let what = format!("{doing} the file system on device {}:{}", device.major, device.minor);
+    deadline::run(u64::try_from(left).unwrap_or(u64::MAX), &what, work)
+}
+
+/// A file of the file system that is mounted from `device`; `None` when nobody uses it.
+fn find_to_freeze(device: DeviceNumber) -> Result<Option<OwnedFd>> {
+    match find_mounted(device)? {
+        None if is_held(device)? => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "device {}:{} is in use, but by no mount that a process in sight has: it cannot be frozen",
+                device.major, device.minor
+            ),
+        )),
+        mounted => Ok(mounted),
+    }
+}
+
+pub(super) fn thaw_left_over(effects: &Effects, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+    // What cannot be opened there, or is another file system, is looked for.
+    let here = mounted_at.and_then(|path| open(Path::new(OWN), path, device, None).ok().flatten());
+    let Some(mounted) = here.map_or_else(|| find_mounted(device), |here| Ok(Some(here)))? else { return Ok(false) };
     match sys::inode::thaw(&mounted) {
         Ok(()) => {
             effects.done("thaw");
@@ -132,7 +186,7 @@ pub(super) fn find_mounted(device: DeviceNumber) -> Result<Option<OwnedFd>> {
         };
         let entries = mountinfo::parse(&table).unwrap_or_default();
         for entry in entries.iter().filter(|entry| may_be(entry, device, fsid.is_some())) {
-            match open(&process, entry, device, fsid.as_deref()) {
+            match open(&process, &entry.mounted_at, device, fsid.as_deref()) {
                 Ok(Some(root)) => return Ok(Some(root)),
                 Ok(None) => {}
                 Err(error) => unreachable = Some(error),
@@ -152,7 +206,7 @@ pub(super) fn find_mounted(device: DeviceNumber) -> Result<Option<OwnedFd>> {
 /// This process first: it most often has the mount.
 fn processes() -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("listing /proc", e);
-    let mut found = vec![PathBuf::from("/proc/thread-self")];
+    let mut found = vec![PathBuf::from(OWN)];
     for entry in std::fs::read_dir("/proc").map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
@@ -167,8 +221,8 @@ fn may_be(entry: &MountEntry, device: DeviceNumber, is_btrfs: bool) -> bool {
 }
 
 /// `Ok(None)` when the path leads to another file system: another mount covers this one, or it is another btrfs.
-fn open(process: &Path, entry: &MountEntry, device: DeviceNumber, fsid: Option<&str>) -> Result<Option<OwnedFd>> {
-    let path = process.join("root").join(entry.mounted_at.strip_prefix("/").unwrap_or(&entry.mounted_at));
+fn open(process: &Path, mounted_at: &Path, device: DeviceNumber, fsid: Option<&str>) -> Result<Option<OwnedFd>> {
+    let path = process.join("root").join(mounted_at.strip_prefix("/").unwrap_or(mounted_at));
     let failed = |errno| os::error(format!("opening {}", path.display()), errno);
     let place = openat(AT_FDCWD, &path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
     let place = match place {

@@ -82,18 +82,56 @@ fn a_dead_process_leaves_nothing_frozen() {
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
-/// Not a test of its own: the process that the test above kills.
+/// Nor several, whose guards were started one after the other.
+#[test]
+fn a_dead_process_leaves_none_of_several_frozen() {
+    let Some((mut lab, first, target)) = mounted(FsType::Ext4) else { return };
+    let mut devices = vec![first];
+    let mut targets = vec![target];
+    for (n, fs) in [FsType::Xfs, FsType::Ext4].into_iter().enumerate() {
+        let device = lab.attach(&lab.pool.join(format!("more-{n}")), Some(fs), SIZE);
+        let target = lab.directory.path().join(format!("more-{n}"));
+        lab.mount(&device, fs, &target);
+        devices.push(device);
+        targets.push(target);
+    }
+    let numbers: Vec<_> = devices.iter().map(|d| format!("{}:{}", d.number.major, d.number.minor)).collect();
+    let name = "linux::freeze_tests::freezes_until_it_is_killed";
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new(program);
+    let mut other = Holder::start(command.args(["--exact", name, "--nocapture"]).env(TO_FREEZE, numbers.join(",")));
+    while !other.line().contains("frozen") {}
+    for target in &targets {
+        let frozen = freeze::freeze(File::open(target).unwrap().into()).err().map(|e| e.kind());
+        assert_eq!(frozen, Some(ErrorKind::Busy));
+    }
+    drop(other);
+    let started = Instant::now();
+    for target in &targets {
+        write(target, b"alive").unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+/// Not a test of its own: the process that the tests above kill.
 #[test]
 fn freezes_until_it_is_killed() {
-    let Ok(number) = std::env::var(TO_FREEZE) else { return };
-    let (major, minor) = number.split_once(':').unwrap();
-    let device = DeviceNumber { major: major.parse().unwrap(), minor: minor.parse().unwrap() };
+    let Ok(numbers) = std::env::var(TO_FREEZE) else { return };
+    let device = |number: &str| {
+        let (major, minor) = number.split_once(':').unwrap();
+        DeviceNumber { major: major.parse().unwrap(), minor: minor.parse().unwrap() }
+    };
+    let devices: Vec<_> = numbers.split(',').map(device).collect();
     let work = &mut || {
         println!("\nfrozen");
         thread::sleep(Duration::from_secs(60));
         Ok(())
     };
-    LinuxHost::new(Effects::default()).with_frozen(device, 10_000, work).unwrap();
+    let host = LinuxHost::new(Effects::default());
+    match devices[..] {
+        [device] => host.with_frozen(device, 10_000, work).unwrap(),
+        _ => host.with_all_frozen(&devices, 10_000, &mut |_| work()).unwrap(),
+    }
 }
 
 /// The pool hangs (its own file system is frozen): freeze and fence end at their deadlines, other volumes go on, and

@@ -1,6 +1,9 @@
 //! The host as Linux is: each verb is a few system calls, verified on descriptors.
 
 mod btrfs;
+mod cgroup;
+#[cfg(test)]
+mod cgroup_tests;
 #[cfg(test)]
 mod exhausted_tests;
 mod fence;
@@ -18,16 +21,19 @@ pub(crate) mod options;
 mod os;
 mod paths;
 mod preflight;
+mod read_ahead;
 mod shutdown;
+mod trial;
+mod trim;
 
 pub use options::check_mount_flags;
 
 use crate::{
-    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, LoopDevice, LoopRequest, MountEntry, MountRequest, Owner,
-    PathState, Probe, filesystem,
+    Effects, Fenced, FileSystemCheck, FileSystemStats, Host, IoCgroup, LoopDevice, LoopRequest, MountEntry,
+    MountRequest, MountState, Owner, PathState, Probe, filesystem,
 };
 use std::path::{Path, PathBuf};
-use volume::{DeviceNumber, FsType, ImageIdentity, Result};
+use volume::{DeviceNumber, FsType, HealthProblem, ImageIdentity, IoLimits, Result};
 
 /// The machine this process runs on. Stateless: everything is asked of the kernel each time.
 #[derive(Clone)]
@@ -70,6 +76,10 @@ impl Host for LinuxHost {
 
     fn mounts(&self) -> Result<Vec<MountEntry>> {
         mountinfo::own()
+    }
+
+    fn mount_at(&self, path: &Path) -> Result<Option<MountEntry>> {
+        mount::at(path)
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<()> {
@@ -118,8 +128,29 @@ impl Host for LinuxHost {
         freeze::with_frozen(device, deadline_ms, work)
     }
 
-    fn thaw_left_over(&self, device: DeviceNumber) -> Result<bool> {
-        freeze::thaw_left_over(&self.effects, device)
+    fn with_all_frozen(
+        &self,
+        devices: &[DeviceNumber],
+        deadline_ms: u64,
+        work: &mut dyn FnMut(&[DeviceNumber]) -> Result<()>,
+    ) -> Result<()> {
+        freeze::with_all_frozen(&self.effects, devices, deadline_ms, work)
+    }
+
+    fn thaw_left_over(&self, device: DeviceNumber, mounted_at: Option<&Path>) -> Result<bool> {
+        freeze::thaw_left_over(&self.effects, device, mounted_at)
+    }
+
+    fn try_device(&self, device: &Path) -> Result<()> {
+        trial::device(device)
+    }
+
+    fn try_mounted(&self, path: &Path) -> Result<MountState> {
+        trial::mounted(path)
+    }
+
+    fn trim(&self, device: DeviceNumber) -> Result<Option<u64>> {
+        trim::trim(&self.effects, device)
     }
 
     fn attach_loop(&self, request: &LoopRequest<'_>) -> Result<LoopDevice> {
@@ -144,6 +175,26 @@ impl Host for LinuxHost {
 
     fn shutdown_filesystem(&self, mounted_at: &Path) -> Result<()> {
         shutdown::shut_down(&self.effects, mounted_at)
+    }
+
+    fn missing_privileges(&self) -> Vec<HealthProblem> {
+        preflight::missing_privileges()
+    }
+
+    fn read_ahead_kib(&self, device: &Path, number: DeviceNumber) -> Result<u32> {
+        read_ahead::get(device, number)
+    }
+
+    fn set_read_ahead(&self, device: &Path, number: DeviceNumber, kib: u32) -> Result<()> {
+        read_ahead::set(&self.effects, device, number, kib)
+    }
+
+    fn io_cgroups(&self, names: &[PathBuf]) -> Result<Vec<IoCgroup>> {
+        cgroup::find(&cgroup::hierarchies(&mountinfo::own()?), names)
+    }
+
+    fn set_io_limits(&self, device: DeviceNumber, limits: &IoLimits, cgroup: &IoCgroup) -> Result<()> {
+        cgroup::set(&self.effects, cgroup, device, limits)
     }
 
     fn boot_id(&self) -> Result<String> {

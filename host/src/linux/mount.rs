@@ -1,12 +1,12 @@
 //! Mounts, through the kernel's mount API of 5.2 and later: nothing is visible at the target before it is verified.
 
 use super::options::{Options, plan};
-use super::{btrfs, os, paths};
+use super::{btrfs, mountinfo, os, paths};
 use crate::sys::mount::{
     FsContext, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, attach, clone_tree,
     set_attributes,
 };
-use crate::{Effects, FileSystemStats, LoopDevice, MountRequest, sys};
+use crate::{Effects, FileSystemStats, LoopDevice, MountEntry, MountRequest, sys};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, umount2};
@@ -88,6 +88,13 @@ pub(super) fn unmount(effects: &Effects, path: &Path) -> Result<()> {
         )),
         Err(errno) => Err(os::error(format!("unmounting {}", path.display()), errno)),
     }
+}
+
+pub(super) fn at(path: &Path) -> Result<Option<MountEntry>> {
+    if !paths::is_mount_point_if_there(path)? {
+        return Ok(None);
+    }
+    Ok(mountinfo::own()?.into_iter().rfind(|entry| entry.mounted_at == path))
 }
 
 pub(super) fn stats(path: &Path) -> Result<FileSystemStats> {

@@ -42,6 +42,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         fs_type,
         source,
         read_only: has_ro(own_options) || has_ro(super_options),
+        own_read_only: has_ro(own_options),
         options: super_options.split(|&b| b == b',').filter(|o| !o.is_empty()).map(text).collect(),
         id,
     })

@@ -180,6 +180,16 @@ pub(super) fn is_mount_point(path: &Path) -> Result<bool> {
     }
 }
 
+/// As [`is_mount_point`]; on what is not there nothing is mounted.
+pub(super) fn is_mount_point_if_there(path: &Path) -> Result<bool> {
+    checked(path)?;
+    match lstat(path) {
+        Ok(None) => Ok(false),
+        // What a look cannot tell (a file system that was shut down), the mount table does.
+        Ok(Some(_)) | Err(_) => is_mount_point(path),
+    }
+}
+
 /// For the root of a file system that was shut down: xfs answers even stat(2) with EIO then.
 fn is_in_mount_table(path: &Path) -> Result<bool> {
     let resolved = resolve_parents(path)?;

@@ -3,7 +3,7 @@
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use std::path::Path;
-use volume::FsType;
+use volume::{FsType, HealthProblem, Severity};
 
 /// capabilities(7), by number.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -11,27 +11,50 @@ const CAP_SYS_RESOURCE: u32 = 24;
 const PROGRAM_DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 pub(super) fn missing() -> Vec<String> {
+    let mut missing: Vec<String> = missing_privileges().into_iter().map(|problem| problem.message).collect();
+    missing.extend(missing_support());
+    missing
+}
+
+pub(super) fn missing_privileges() -> Vec<HealthProblem> {
     let mut missing = Vec::new();
     let capabilities = effective_capabilities();
     let has = |capability: u32| capabilities & (1 << capability) != 0;
     if !nix::unistd::geteuid().is_root() {
-        missing.push("not root: mounts, loop devices and the pool's files need it; run it with sudo".to_owned());
+        missing.push(HealthProblem::new(
+            Severity::Inaccessible,
+            "NotRoot",
+            "not root: mounts, loop devices and the pool's files need it; run it with sudo",
+        ));
     } else if !has(CAP_SYS_ADMIN) {
-        missing.push(
-            "CAP_SYS_ADMIN is missing: no mounts, loop devices or freezes; run the container privileged".to_owned(),
-        );
+        missing.push(HealthProblem::new(
+            Severity::Inaccessible,
+            "NoSysAdminCapability",
+            "CAP_SYS_ADMIN is missing: no mounts, loop devices or freezes; run the container privileged",
+        ));
     } else if !has(CAP_SYS_RESOURCE) {
-        missing.push(
-            "CAP_SYS_RESOURCE is missing: the kernel refuses to grow a mounted ext4; such a volume grows when it is staged next"
-                .to_owned(),
-        );
-    }
-    if let Err(errno) = openat(AT_FDCWD, "/dev/loop-control", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
-        missing.push(format!(
-            "/dev/loop-control cannot be opened ({}): no volume can be attached; load the module `loop`, and give a container the host's /dev",
-            errno.desc()
+        missing.push(HealthProblem::new(
+            Severity::Degraded,
+            "NoSysResourceCapability",
+            "CAP_SYS_RESOURCE is missing: the kernel refuses to grow a mounted ext4; such a volume grows when it is staged next",
         ));
     }
+    if let Err(errno) = openat(AT_FDCWD, "/dev/loop-control", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
+        missing.push(HealthProblem::new(
+            Severity::Inaccessible,
+            "NoLoopDevices",
+            format!(
+                "/dev/loop-control cannot be opened ({}): no volume can be attached; load the module `loop`, and give a container the host's /dev",
+                errno.desc()
+            ),
+        ));
+    }
+    missing
+}
+
+/// What cannot be used for lack of a file system or a program.
+fn missing_support() -> Vec<String> {
+    let mut missing = Vec::new();
     let file_systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     for fs in FsType::ALL {
         let loaded = file_systems.lines().any(|line| line.split_whitespace().last() == Some(fs.as_str()));

@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const DIRENT_HEADER: usize = 19;
 const DIRENT_RECLEN: usize = 16;
 const DIRENT_TYPE: usize = 18;
+/// asm-generic/fcntl.h
+const F_SETSIG: libc::c_int = 10;
 
 nix::ioctl_write_int_bad!(ioctl_ficlone, libc::FICLONE);
 // FS_IOC_GETVERSION is declared with `long` and gives an `int` (ioctl_iflags(2)).
@@ -98,6 +100,23 @@ pub(crate) fn get_xattr(file: BorrowedFd<'_>, name: &CStr, max_bytes: usize) -> 
             Ok(Some(value))
         }
         Err(Errno::ENODATA) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// F_SETLEASE: takes a write lease on the file and gives it back. `false`: somebody else has it open.
+///
+/// An opener who meets the lease waits for those microseconds (EAGAIN with O_NONBLOCK), and the kernel tells the holder by
+/// a signal: by SIGURG, which does nothing where it is not handled, because SIGIO would end the process.
+pub(crate) fn try_lease(file: BorrowedFd<'_>) -> nix::Result<bool> {
+    let fcntl = |command, argument: libc::c_int| {
+        // SAFETY: each of these commands takes a number.
+        Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), command, argument) })
+    };
+    fcntl(F_SETSIG, libc::SIGURG)?;
+    match fcntl(libc::F_SETLEASE, libc::F_WRLCK) {
+        Ok(_) => fcntl(libc::F_SETLEASE, libc::F_UNLCK).map(|_| true),
+        Err(Errno::EAGAIN) => Ok(false),
         Err(errno) => Err(errno),
     }
 }

@@ -7,6 +7,7 @@ const FIFREEZE: libc::Ioctl = nix::request_code_readwrite!(b'X', 119, size_of::<
 const FITHAW: libc::Ioctl = nix::request_code_readwrite!(b'X', 120, size_of::<libc::c_int>()) as libc::Ioctl;
 /// The same number in ext4 and xfs.
 const FS_IOC_SHUTDOWN: libc::Ioctl = nix::request_code_read!(b'X', 125, size_of::<u32>()) as libc::Ioctl;
+const FITRIM: libc::Ioctl = nix::request_code_readwrite!(b'X', 121, size_of::<TrimRange>()) as libc::Ioctl;
 /// Stop at once; what the log holds in memory is dropped.
 const SHUTDOWN_NOLOGFLUSH: u32 = 2;
 const BTRFS_IOC_FS_INFO: libc::Ioctl = nix::request_code_read!(0x94, 31, size_of::<BtrfsFsInfo>()) as libc::Ioctl;
@@ -18,6 +19,21 @@ struct BtrfsFsInfo {
     num_devices: u64,
     fsid: [u8; 16],
     rest: [u8; 992],
+}
+
+/// struct fstrim_range, in bytes.
+#[repr(C)]
+struct TrimRange {
+    start: u64,
+    length: u64,
+    least_extent: u64,
+}
+
+/// FITRIM over the whole file system: how many bytes it discarded.
+pub(crate) fn trim(file: impl AsFd) -> nix::Result<u64> {
+    let mut range = TrimRange { start: 0, length: u64::MAX, least_extent: 0 };
+    // SAFETY: the kernel reads and writes a struct fstrim_range of ours.
+    Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FITRIM, &mut range) }).map(|_| range.length)
 }
 
 /// FIFREEZE: writes everything out and stops all writers of the file system that `file` is on. EBUSY when frozen.
@@ -60,6 +76,7 @@ mod tests {
         assert_eq!(size_of::<BtrfsFsInfo>(), 1024);
         assert_eq!(FIFREEZE, 0xc004_5877_u32 as libc::Ioctl);
         assert_eq!(FITHAW, 0xc004_5878_u32 as libc::Ioctl);
+        assert_eq!(FITRIM, 0xc018_5879_u32 as libc::Ioctl);
         assert_eq!(FS_IOC_SHUTDOWN, 0x8004_587d_u32 as libc::Ioctl);
     }
 }

@@ -2,8 +2,10 @@
 //! decides anything. Every function works on descriptors it is lent and turns -1 into the errno.
 
 pub(crate) mod block;
+pub(crate) mod fiemap;
 pub(crate) mod file;
 pub(crate) mod inode;
 pub(crate) mod loops;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod process;

@@ -86,8 +86,8 @@ impl Connector for Away {
     fn disconnect(&self, _: &VolumeGuard, _: &VolumeId, _: &volume::NodeIdentity) -> Result<()> {
         Err(Error::new(ErrorKind::Unavailable, "the pool is away"))
     }
-    fn observe(&self, _: &VolumeId) -> Result<Option<volume::Connected>> {
-        Ok(None)
+    fn connections(&self, _: &VolumeId) -> Result<Vec<volume::Connected>> {
+        Ok(Vec::new())
     }
     fn observe_all(&self) -> Result<Vec<(VolumeId, volume::Connected)>> {
         Ok(Vec::new())

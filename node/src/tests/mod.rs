@@ -3,9 +3,11 @@
 mod crash;
 mod fenced;
 mod file_system;
+mod health;
 mod lifecycle;
 mod paths;
 mod real;
+mod tuning;
 mod wire;
 
 use crate::expand::ExpandRequest;
@@ -223,6 +225,7 @@ fn config(host: &Arc<FakeHost>, backend: &MemoryBackend, state: &Path, profile: 
         profile,
         state_dir: state.to_owned(),
         effects: Effects::default(),
+        io_limit_cgroups: vec!["kubepods".into()],
         runtime: Runtime::new(Metrics::new(), Duration::from_secs(10)),
         step_deadline: Duration::from_secs(10),
     }

@@ -198,6 +198,7 @@ fn open(scratch: &ScratchPool) -> (Arc<Pool>, NodeService, Arc<AtomicU64>) {
         profile: Profile::Kubernetes,
         state_dir: scratch.path().join("state"),
         effects,
+        io_limit_cgroups: Vec::new(),
         runtime: Runtime::new(Metrics::new(), Duration::from_secs(60)),
         step_deadline: Duration::from_secs(60),
     })

@@ -83,8 +83,8 @@ async fn one_call_a_volume() {
 }
 
 #[tokio::test]
-async fn info_and_what_is_not_implemented() {
-    for (profile, capabilities) in [(Profile::Kubernetes, 4), (Profile::Swarm, 0)] {
+async fn info_and_capabilities() {
+    for (profile, capabilities) in [(Profile::Kubernetes, 6), (Profile::Nomad, 4), (Profile::Swarm, 0)] {
         let lab = Lab::of(profile);
         let face = face(&lab);
         let info = face.node_get_info(Request::new(Default::default())).await.unwrap().into_inner();
@@ -92,9 +92,43 @@ async fn info_and_what_is_not_implemented() {
         let found =
             face.node_get_capabilities(Request::new(Default::default())).await.unwrap().into_inner().capabilities;
         assert_eq!(found.len(), capabilities);
-        let health = face.node_get_volume_health(Request::new(Default::default())).await.unwrap_err();
-        assert_eq!(health.code(), Code::Unimplemented);
     }
+}
+
+#[tokio::test]
+async fn health() {
+    let lab = Lab::new();
+    let face = face(&lab);
+    let volume = lab.attached("v", EXT4);
+    let ask = async |id: &str, path: &str| {
+        let (volume_id, volume_publish_path) = (id.to_owned(), path.to_owned());
+        let request = csi::NodeGetVolumeHealthRequest { volume_id, volume_publish_path, ..Default::default() };
+        face.node_get_volume_health(Request::new(request))
+            .await
+            .map(|answer| answer.into_inner().volume_health.unwrap())
+    };
+    let code = async |id: &str, path: &str| ask(id, path).await.unwrap_err().code();
+    assert_eq!(code("", TARGET).await, Code::InvalidArgument);
+    assert_eq!(code(volume.id.as_str(), "relative").await, Code::InvalidArgument);
+    for id in
+        ["vol-1", "../../etc", "pool.v00000000000000000000000000000000", "other.v00000000000000000000000000000000"]
+    {
+        assert_eq!(code(id, "").await, Code::NotFound, "{id}");
+    }
+    // Not held up by an operation on the volume, and also for one that is not staged.
+    let _held = lab.node().locks.try_lock([volume.id.as_str()]).unwrap();
+    let healthy = csi::VolumeHealth { volume_id: volume.id.to_string(), health_statuses: vec![] };
+    assert_eq!(ask(volume.id.as_str(), TARGET).await.unwrap(), healthy);
+    let storage = async || {
+        let answer = face.node_get_storage_health(Request::new(Default::default())).await.unwrap().into_inner();
+        answer.backend_health.into_iter().map(|one| (one.status, one.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(storage().await, []);
+    lab.host.set_may_grow_mounted_ext4(false);
+    assert_eq!(
+        storage().await,
+        [(csi::StorageHealthErrorType::StorageDegraded.into(), "NoSysResourceCapability".to_owned())]
+    );
 }
 
 #[tokio::test]

@@ -9,13 +9,14 @@ use crate::workspace::Workspace;
 /// A rule gives one line for each thing that breaks it.
 type Rule = fn(&Workspace) -> Result<Vec<String>, String>;
 
-const RULES: [(&str, Rule); 10] = [
+const RULES: [(&str, Rule); 11] = [
     ("crate edges follow docs/architecture.md", edges::edges),
     ("docs/architecture.md names every crate", edges::every_crate_is_named),
     ("no source file is longer than 500 lines", sources::lengths),
     ("only host may use unsafe", sources::unsafe_code),
     ("programs are started where it is allowed", sources::programs),
     ("mkfs is never forced", sources::forced_mkfs),
+    ("unchecked system calls are for the bench alone", sources::bare_calls),
     ("nothing is left unfinished", sources::unfinished),
     ("no file names one machine or one registry's mirror", sources::places),
     ("the changelog speaks of this version", sources::changelog),

@@ -28,6 +28,8 @@ fn network(allow_fork_only_fence: bool) -> Option<Subject> {
         backend: pool.clone(),
         connector: pool,
         another: Box::new(move || another.clone()),
+        write: conformance::backend::write_device(),
+        set_image_bytes: Box::new(|id, _| panic!("no test here cuts {id}")),
         keep: Box::new(scratch),
     })
 }

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)] // Each test uses a part of it; helpers are no test functions.
 
 use conformance::backend::Subject;
-use conformance::scratch::ScratchPool;
+use conformance::scratch::{ScratchPool, set_image_bytes};
 use host::{Effects, Host, LinuxHost, LoopDevice};
 use pool::{Pool, PoolConfig};
 use std::path::{Path, PathBuf};
@@ -26,11 +26,13 @@ impl Lab {
         };
         let directory = scratch.path().join("pool");
         let pool = Arc::new(open(&directory, Effects::default()));
-        let again = directory.clone();
+        let (again, volumes) = (directory.clone(), directory.join("volumes"));
         let subject = Subject {
             backend: pool.clone(),
             connector: pool,
             another: Box::new(move || Arc::new(open(&again, Effects::default())) as Arc<dyn Backend>),
+            write: conformance::backend::write_device(),
+            set_image_bytes: Box::new(move |id, bytes| set_image_bytes(&volumes.join(id.as_str()), bytes)),
             keep: Box::new(scratch),
         };
         Some(Self { subject, directory })

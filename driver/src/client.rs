@@ -1,4 +1,4 @@
-//! Speaks CSI to one of the demo's processes, as an orchestrator does.
+//! Speaks CSI to a driver on its socket, as an orchestrator does: for `demo` and `bench`.
 
 use csi_proto::csi::controller_client::ControllerClient;
 use csi_proto::csi::identity_client::IdentityClient;
@@ -22,13 +22,22 @@ pub struct Client {
 impl Client {
     /// Connects when the first call needs it.
     pub fn new(socket: &Path) -> Self {
+        Self::with_timeout(socket, Duration::from_secs(60))
+    }
+
+    /// `timeout` is of each call; the driver is told of it.
+    pub fn with_timeout(socket: &Path, timeout: Duration) -> Self {
         let socket = socket.to_owned();
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        let endpoint = Endpoint::from_static("http://localhost").timeout(Duration::from_secs(60));
+        let endpoint = Endpoint::from_static("http://localhost").timeout(timeout);
         Self { channel: endpoint.connect_with_connector_lazy(connect) }
+    }
+
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.channel.clone())
     }
 
     pub fn controller(&self) -> ControllerClient<Channel> {
@@ -41,17 +50,22 @@ impl Client {
 
     /// Whether it answers Probe with "ready".
     pub async fn is_ready(&self) -> bool {
-        let probed = IdentityClient::new(self.channel.clone()).probe(ProbeRequest {}).await;
+        let probed = self.identity().probe(ProbeRequest {}).await;
         probed.is_ok_and(|answer| answer.into_inner().ready.unwrap_or(true))
     }
 }
 
 /// Read-write-once, with ext4 or as a raw device.
 pub fn capability(block: bool) -> VolumeCapability {
+    capability_of(block, "ext4")
+}
+
+/// Read-write-once, with this file system or as a raw device.
+pub fn capability_of(block: bool, fs_type: &str) -> VolumeCapability {
     let access_type = if block {
         AccessType::Block(BlockVolume {})
     } else {
-        AccessType::Mount(MountVolume { fs_type: "ext4".to_owned(), ..MountVolume::default() })
+        AccessType::Mount(MountVolume { fs_type: fs_type.to_owned(), ..MountVolume::default() })
     };
     VolumeCapability {
         access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),

@@ -1,0 +1,33 @@
+//! The supervisor: finds dead nodes, has the storage fence them, then has the orchestrator move their workloads.
+//!
+//! [`Supervisor`] is a pure state machine: it is told what was seen and when, and answers with what to do. It has no
+//! clock, no network and no storage of its own, so the whole of it runs under a simulation (`sim`). An adapter carries
+//! its [`Action`]s out and brings the answers back. See docs/architecture.md, "The supervisor".
+#![forbid(unsafe_code)]
+
+mod case;
+mod config;
+mod message;
+mod node;
+mod plan;
+mod reason;
+mod status;
+mod supervisor;
+mod timers;
+mod watch;
+
+#[cfg(test)]
+mod flaw;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, ConfigError};
+pub use message::{
+    Action, AgentState, Answer, FenceResult, Heartbeat, HistoryEntry, Input, OrchestratorNode, OrchestratorView,
+    Output, Stays, StorageView, Token, View, VolumeView, Witness, WorkloadId,
+};
+pub use reason::{Cause, EventReason, Refusal};
+pub use status::{NodeStatus, Stage};
+pub use supervisor::Supervisor;
