@@ -18,7 +18,7 @@ pub(crate) fn prepare(core: &Core, request: DeleteVolumeRequest) -> Result<Optio
         Err(foreign) if foreign.kind() == ErrorKind::NotFound => return Ok(None),
         parsed => parsed?,
     };
-    let backend = core.of_id_to_release(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id_to_release(id.backend(), id.as_str())?;
     let guard = core.locks.try_lock([id.as_str()])?;
     Ok(Some(Delete { guard, backend, id }))
 }

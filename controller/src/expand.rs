@@ -23,7 +23,7 @@ pub(crate) fn prepare(core: &Core, request: ControllerExpandVolumeRequest) -> Re
     }
     let capability = request.volume_capability.as_ref().map(|wire| parse::capability(Some(wire))).transpose()?;
     let id = VolumeId::parse(&request.volume_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     let guard = core.locks.try_lock([id.as_str()])?;
     Ok(Grow { guard, backend, id, size, capability })
 }

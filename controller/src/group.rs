@@ -26,10 +26,10 @@ impl GroupControllerService {
 
     /// Whether some backend takes groups; else the call is UNIMPLEMENTED.
     fn check_served(&self, rpc: Rpc) -> Result<(), Status> {
-        if self.core.backends().iter().any(|backend| backend.group_snapshots().is_some()) {
-            Ok(())
-        } else {
-            Err(self.runtime.unimplemented(rpc))
+        match self.core.serves(rpc, |backend| backend.group_snapshots().is_some()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.runtime.unimplemented(rpc)),
+            Err(unknown) => Err(self.runtime.refuse(&Call::new(rpc), &unknown)),
         }
     }
 }

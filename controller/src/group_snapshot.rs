@@ -44,7 +44,7 @@ pub(crate) fn prepare_create(core: &Core, request: CreateVolumeGroupSnapshotRequ
         )));
     }
     let first = sources.first().ok_or_else(|| Error::internal("no source is left"))?;
-    let backend = core.of_id(first.backend(), first.as_str())?.clone();
+    let backend = core.of_id(first.backend(), first.as_str())?;
     // As with volumes, a name means one group, whichever backend its sources are on.
     let ids: Vec<_> = core.backends().iter().map(|b| GroupSnapshotId::of_name(b.name(), &name)).collect();
     let id = GroupSnapshotId::of_name(backend.name(), &name);
@@ -88,7 +88,7 @@ pub(crate) fn prepare_delete(core: &Core, request: DeleteVolumeGroupSnapshotRequ
         Err(foreign) if foreign.kind() == ErrorKind::NotFound => return Ok(None),
         parsed => parsed?,
     };
-    let backend = core.of_id_to_release(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id_to_release(id.backend(), id.as_str())?;
     // A member that is being restored just now is locked; the rest of what is named can be no snapshot's.
     let members = request.snapshot_ids.iter().filter(|id| SnapshotId::parse(id).is_ok());
     let guard = core.locks.try_lock(members.map(String::as_str).chain([id.as_str()]))?;
@@ -125,7 +125,7 @@ pub(crate) struct Get {
 pub(crate) fn prepare_get(core: &Core, request: GetVolumeGroupSnapshotRequest) -> Result<Get> {
     parse::required(&[("group_snapshot_id", &request.group_snapshot_id)])?;
     let id = GroupSnapshotId::parse(&request.group_snapshot_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     Ok(Get { backend, id, named: request.snapshot_ids.into_iter().collect() })
 }
 

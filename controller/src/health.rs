@@ -23,6 +23,8 @@ pub(crate) fn run_list(
     trace: &mut Trace,
 ) -> Result<ControllerListVolumeHealthResponse> {
     trace.step("look");
+    // What is missing from a part would be taken for healthy.
+    core.complete("list unhealthy volumes")?;
     let page = paging::across(core, &request, |backend, page| match backend.health() {
         Some(health) => health.list_unhealthy(page),
         None => Ok(Page { entries: Vec::new(), next_token: None }),
@@ -41,7 +43,7 @@ pub(crate) struct Get {
 pub(crate) fn prepare_get(core: &Core, request: ControllerGetVolumeHealthRequest) -> Result<Get> {
     parse::required(&[("volume_id", &request.volume_id)])?;
     let id = VolumeId::parse(&request.volume_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     Ok(Get { backend, id })
 }
 

@@ -18,6 +18,7 @@ mod list;
 mod metadata;
 mod modify;
 mod paging;
+mod place;
 mod publish;
 mod reply;
 mod service;

@@ -36,10 +36,11 @@ impl SnapshotMetadataService {
     ) -> Answer<BoxStream<M>> {
         let request = request.into_inner();
         self.runtime.received(call.rpc, &request);
-        if !self.core.backends().iter().any(|backend| backend.changed_blocks().is_some()) {
+        let refuse = |error| self.runtime.refuse(&call, &error);
+        if !self.core.serves(call.rpc, |backend| backend.changed_blocks().is_some()).map_err(refuse)? {
             return Err(self.runtime.unimplemented(call.rpc));
         }
-        let asked = prepare(&self.core, request).map_err(|error| self.runtime.refuse(&call, &error))?;
+        let asked = prepare(&self.core, request).map_err(refuse)?;
         let messages = self.runtime.stream(call, move |trace, outlet| run(asked, trace, outlet, message)).await?;
         Ok(Response::new(Box::pin(messages)))
     }
@@ -90,7 +91,7 @@ fn prepare_allocated(core: &Core, request: GetMetadataAllocatedRequest) -> Resul
     parse::required(&[("snapshot_id", &request.snapshot_id)])?;
     let (from_bytes, max_ranges) = (offset(request.starting_offset)?, limit(request.max_results)?);
     let snapshot = SnapshotId::parse(&request.snapshot_id)?;
-    let backend = core.of_id(snapshot.backend(), snapshot.as_str())?.clone();
+    let backend = core.of_id(snapshot.backend(), snapshot.as_str())?;
     Ok(Asked { backend, base: None, snapshot, from_bytes, max_ranges })
 }
 
@@ -99,7 +100,7 @@ fn prepare_delta(core: &Core, request: GetMetadataDeltaRequest) -> Result<Asked>
     parse::required(&[("base_snapshot_id", base), ("target_snapshot_id", target)])?;
     let (from_bytes, max_ranges) = (offset(request.starting_offset)?, limit(request.max_results)?);
     let (base, snapshot) = (SnapshotId::parse(base)?, SnapshotId::parse(target)?);
-    let backend = core.of_id(snapshot.backend(), snapshot.as_str())?.clone();
+    let backend = core.of_id(snapshot.backend(), snapshot.as_str())?;
     core.of_id(base.backend(), base.as_str())?;
     if base.backend() != snapshot.backend() {
         let message = format!("{base} and {snapshot} are on different backends, so not of one volume");

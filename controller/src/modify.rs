@@ -20,7 +20,7 @@ pub(crate) fn prepare(core: &Core, request: ControllerModifyVolumeRequest) -> Re
     }
     let change = parse::mutable_parameters(&request.mutable_parameters)?;
     let id = VolumeId::parse(&request.volume_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     let guard = core.locks.try_lock([id.as_str()])?;
     Ok(Change { guard, backend, id, change })
 }

@@ -3,6 +3,7 @@
 //! A token is `<backend>/<the backend's own token>`: where to go on. An empty second half is that backend's beginning.
 
 use crate::core::Core;
+use std::sync::Arc;
 use volume::{Backend, Error, ErrorKind, Page, PageRequest, Result};
 
 /// What one answer holds at most, also when no limit is asked for: gRPC clients refuse messages above 4 MiB, and an entry
@@ -23,12 +24,14 @@ pub(crate) fn across<T>(
     request: &PageRequest,
     list: impl Fn(&dyn Backend, &PageRequest) -> Result<Page<T>>,
 ) -> Result<Page<T>> {
+    // Once: backends come and go.
+    let backends = core.backends();
     let (first, mut token) = match &request.token {
         None => (0, None),
-        Some(token) => start(core, token)?,
+        Some(token) => start(&backends, token)?,
     };
     let mut entries = Vec::new();
-    for backend in &core.backends()[first..] {
+    for backend in &backends[first..] {
         let max_entries = request.max_entries.saturating_sub(entries.len());
         if request.max_entries > 0 && max_entries == 0 {
             return Ok(Page { entries, next_token: Some(format!("{}/", backend.name())) });
@@ -42,9 +45,9 @@ pub(crate) fn across<T>(
     Ok(Page { entries, next_token: None })
 }
 
-fn start(core: &Core, token: &str) -> Result<(usize, Option<String>)> {
+fn start(backends: &[Arc<dyn Backend>], token: &str) -> Result<(usize, Option<String>)> {
     let known = token.split_once('/').and_then(|(name, rest)| {
-        let backend = core.backends().iter().position(|backend| backend.name().as_str() == name)?;
+        let backend = backends.iter().position(|backend| backend.name().as_str() == name)?;
         Some((backend, Some(rest.to_owned()).filter(|rest| !rest.is_empty())))
     });
     known.ok_or_else(|| {

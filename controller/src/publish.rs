@@ -28,7 +28,7 @@ pub(crate) fn prepare(core: &Core, request: ControllerPublishVolumeRequest) -> R
     let id = VolumeId::parse(&request.volume_id)?;
     // An id that no node can have is the id of no node.
     let node = NodeId::parse(&request.node_id).map_err(|error| Error::not_found(error.to_string()))?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     let read_only = request.readonly || capability.access_mode.is_read_only();
     let guard = core.locks.try_lock([id.as_str()])?;
     Ok(Publish { guard, backend, id, node, capability, read_only })
@@ -72,7 +72,7 @@ pub(crate) fn prepare_unpublish(core: &Core, request: ControllerUnpublishVolumeR
             Err(_) => return Ok(None),
         },
     };
-    let backend = core.of_id_to_release(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id_to_release(id.backend(), id.as_str())?;
     let guard = core.locks.try_lock([id.as_str()])?;
     Ok(Some(Unpublish { guard, backend, id, node }))
 }

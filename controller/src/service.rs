@@ -9,7 +9,7 @@ use rpc::{Call, Profile, Rpc, Runtime, Trace};
 use std::fmt::Debug;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
-use volume::{Backend, Result};
+use volume::{Backend, Backends, Result};
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
@@ -22,6 +22,11 @@ impl ControllerService {
     /// The first backend is the one for volumes whose parameters name none. `InvalidArgument` when two share a name.
     pub fn new(backends: Vec<Arc<dyn Backend>>, profile: Profile, runtime: Runtime) -> Result<Self> {
         Ok(Self { core: Arc::new(Core::new(backends, profile)?), runtime })
+    }
+
+    /// Over backends that come and go.
+    pub fn over(backends: Arc<dyn Backends>, profile: Profile, runtime: Runtime) -> Self {
+        Self { core: Arc::new(Core::over(backends, profile)), runtime }
     }
 
     /// The GroupController service over the same backends and locks.

@@ -32,7 +32,7 @@ pub(crate) fn prepare_create(core: &Core, request: CreateSnapshotRequest) -> Res
     let name = VolumeName::parse(&request.name)?;
     check_parameters(&request.parameters)?;
     let source = VolumeId::parse(&request.source_volume_id)?;
-    let backend = core.of_id(source.backend(), source.as_str())?.clone();
+    let backend = core.of_id(source.backend(), source.as_str())?;
     // As with volumes, a name means one snapshot, whichever backend its source is on.
     let ids: Vec<_> = core.backends().iter().map(|b| SnapshotId::of_name(b.name(), &name)).collect();
     let guard = core.locks.try_lock(ids.iter().map(SnapshotId::as_str).chain([source.as_str()]))?;
@@ -85,7 +85,7 @@ pub(crate) struct Get {
 pub(crate) fn prepare_get(core: &Core, request: GetSnapshotRequest) -> Result<Get> {
     parse::required(&[("snapshot_id", &request.snapshot_id)])?;
     let id = SnapshotId::parse(&request.snapshot_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     Ok(Get { backend, id })
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn prepare_delete(core: &Core, request: DeleteSnapshotRequest) -> Res
         Err(foreign) if foreign.kind() == ErrorKind::NotFound => return Ok(None),
         parsed => parsed?,
     };
-    let backend = core.of_id_to_release(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id_to_release(id.backend(), id.as_str())?;
     let guard = core.locks.try_lock([id.as_str()])?;
     Ok(Some(Delete { guard, backend, id }))
 }
@@ -144,6 +144,10 @@ pub(crate) fn prepare_list(_: &Core, request: ListSnapshotsRequest) -> Result<Li
 pub(crate) fn run_list(core: &Core, list: List, trace: &mut Trace) -> Result<ListSnapshotsResponse> {
     let Some(filter) = list.filter else { return Ok(ListSnapshotsResponse::default()) };
     trace.step("list");
+    let of = filter.id.as_ref().map(SnapshotId::backend).or(filter.source.as_ref().map(VolumeId::backend));
+    if of.is_none_or(|backend| core.named(backend).is_none()) {
+        core.complete("list snapshots")?;
+    }
     let page = paging::across(core, &list.page, |backend, page| match backend.snapshots() {
         Some(snapshots) if concerns(backend, &filter) => snapshots.list_snapshots(&filter, page),
         _ => Ok(Page { entries: Vec::new(), next_token: None }),

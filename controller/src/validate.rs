@@ -23,7 +23,7 @@ pub(crate) fn prepare(core: &Core, request: ValidateVolumeCapabilitiesRequest) -
         return Err(Error::invalid("a volume capability needs an access_mode, and an access_type of block or mount"));
     }
     let id = VolumeId::parse(&request.volume_id)?;
-    let backend = core.of_id(id.backend(), id.as_str())?.clone();
+    let backend = core.of_id(id.backend(), id.as_str())?;
     Ok(Validate { backend, id, request })
 }
 

@@ -59,6 +59,8 @@ pub enum Command {
     },
     /// Show a failover on this machine: two nodes, real loop devices, every acknowledged write verified
     Demo(DemoArgs),
+    /// Make an authority and certificates for a controller and for the agents of nodes; run again, it renews them
+    Certificates(CertificatesArgs),
     /// Load any CSI driver with volumes and measure each call
     Bench(BenchArgs),
     /// Print the version and what this binary speaks
@@ -283,6 +285,19 @@ pub struct FenceArgs {
     /// You have made sure that the machine is off. Recorded with your name; as strong as your word
     #[arg(long)]
     pub powered_off: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CertificatesArgs {
+    /// Where they are written: ca.crt and ca.key, controller.crt and .key, node-<NODE>.crt and .key
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// A node whose agent needs one (repeatable)
+    #[arg(long = "node", value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// How long they are valid; the authority's own is for ten years
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u64).range(1..=3650))]
+    pub days: u64,
 }
 
 #[derive(Debug, Args)]

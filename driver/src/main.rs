@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a binary has no outside; its modules say what they offer each other")]
 
+mod agents;
 mod bench;
+mod certificates;
 mod cli;
 mod client;
 mod commands;
@@ -68,6 +70,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         }
         Command::Workload(command) => Ok(workload::run(command, output)?),
         Command::Demo(args) => Ok(demo::run(&args, output)?),
+        Command::Certificates(args) => Ok(certificates::make(&args, output)?),
         Command::Bench(args) => Ok(bench::run(&args, output)?),
         Command::Version => {
             print_version(output);

@@ -1,10 +1,12 @@
 //! `hawser serve`: puts the services together, makes this node known, serves, and stops without taking mounts along.
 
+use crate::agents;
 use crate::config::{Config, Mode};
 use crate::gauges::Gauges;
 use crate::http::{self, Pages};
 use crate::state;
 use crate::storage::Storage;
+use ::agent::Agents;
 use controller::ControllerService;
 use csi_proto::csi::controller_server::ControllerServer;
 use csi_proto::csi::group_controller_server::GroupControllerServer;
@@ -22,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
-use volume::{Backend, Error, LockTable, Result};
+use volume::{Backends, Error, LockTable, Result};
 
 /// How long calls that are under way may take to end when the process is asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -75,7 +77,8 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
         Mode::Controller => None,
         Mode::Node | Mode::All => Some(node_service(config, &storage, effects, &runtime)?),
     };
-    let readiness = readiness(&storage, node.clone());
+    let agents = agents::connect(config, &storage, &metrics)?;
+    let readiness = readiness(&storage, node.clone(), agents.clone());
     let gauges = Gauges::new(Arc::clone(&storage), &metrics);
     let pages = Pages { readiness: readiness.clone(), metrics, gauges };
     let _pages_socket = http::start(&config.metrics_listen, pages).await?;
@@ -85,7 +88,8 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
     {
         return Ok(());
     }
-    let router = router(config, &storage, node.as_ref(), readiness, &runtime)?;
+    let served = agents::serve(config, &storage, node.as_ref(), &runtime, stopping.clone()).await?;
+    let router = router(config, &storage, agents, node.as_ref(), readiness, &runtime)?;
     let (incoming, socket) = rpc::bind(endpoint).await?;
     let registration = match (&config.kubelet_registration_dir, &node) {
         (Some(directory), Some(_)) => Some(register_with_kubelet(directory, endpoint, stopping.clone()).await?),
@@ -100,6 +104,10 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
     );
     until_stopped(router, incoming, stopping).await?;
     drop(registration);
+    if let Some(served) = served {
+        // What its calls are still doing then is waited for with all others.
+        let _ = tokio::time::timeout(STOP_LIMIT, served).await;
+    }
     let running = runtime.drain(STOP_LIMIT).await;
     if running > 0 {
         tracing::warn!(running, "stopping while calls are running; their retries find what they did");
@@ -125,12 +133,19 @@ fn node_service(config: &Config, storage: &Storage, effects: Effects, runtime: &
     })
 }
 
-/// Ready: every backend answers, and the node is registered and not fenced.
-fn readiness(storage: &Arc<Storage>, node: Option<NodeService>) -> Readiness {
+/// Ready: every backend of this process answers, any agent has answered (what a controller can do follows from its
+/// backends, and orchestrators ask that only once), and the node is registered and not fenced.
+fn readiness(storage: &Arc<Storage>, node: Option<NodeService>, agents: Option<Arc<Agents>>) -> Readiness {
     let storage = Arc::clone(storage);
     let check = move || {
         for backend in storage.backends() {
             backend.check()?;
+        }
+        if let Some(agents) = &agents
+            && agents.all().is_empty()
+        {
+            let message = format!("no agent has answered yet; waiting for {}", agents.unheard().join(", "));
+            return Err(Error::new(volume::ErrorKind::Unavailable, message));
         }
         node.as_ref().map_or(Ok(()), NodeService::ready)
     };
@@ -221,17 +236,25 @@ async fn register_again(node: NodeService, mut stopping: watch::Receiver<bool>) 
 fn router(
     config: &Config,
     storage: &Storage,
+    agents: Option<Arc<Agents>>,
     node: Option<&NodeService>,
     readiness: Readiness,
     runtime: &Runtime,
 ) -> Result<Router> {
-    let backends: Vec<Arc<dyn Backend>> = storage.entries.iter().map(|entry| Arc::clone(&entry.backend)).collect();
+    let backends: Arc<dyn Backends> = match &agents {
+        Some(agents) => Arc::clone(agents) as _,
+        None => Arc::new(storage.shared_backends()),
+    };
+    let (profile, plugins) = (config.profile, Arc::clone(&backends));
     // A node service alone has its controller elsewhere, under the same name.
-    let plugin = Plugin::of(config.profile, true, &backends);
-    let identity = IdentityServer::new(IdentityService::new(plugin, readiness, runtime.clone()));
+    let plugin = move || Plugin::of(profile, true, &plugins.all());
+    let identity = IdentityServer::new(IdentityService::following(plugin, readiness, runtime.clone()));
     let mut router = Server::builder().add_service(identity);
     if config.mode != Mode::Node {
-        let controller = ControllerService::new(backends, config.profile, runtime.clone())?;
+        let controller = match agents {
+            Some(_) => ControllerService::over(backends, config.profile, runtime.clone()),
+            None => ControllerService::new(backends.all(), config.profile, runtime.clone())?,
+        };
         router = router
             .add_service(GroupControllerServer::new(controller.group()))
             .add_service(SnapshotMetadataServer::new(controller.metadata()))

@@ -54,6 +54,11 @@ impl Storage {
         Self::open(config, effects)
     }
 
+    /// To be kept by a service.
+    pub fn shared_backends(&self) -> Vec<Arc<dyn Backend>> {
+        self.entries.iter().map(|entry| Arc::clone(&entry.backend)).collect()
+    }
+
     pub fn backends(&self) -> impl Iterator<Item = &dyn Backend> {
         self.entries.iter().map(|entry| &*entry.backend)
     }

@@ -63,14 +63,23 @@ impl Plugin {
 }
 
 pub struct IdentityService {
-    plugin: Plugin,
+    plugin: Box<dyn Fn() -> Plugin + Send + Sync>,
     readiness: Readiness,
     runtime: Runtime,
 }
 
 impl IdentityService {
     pub fn new(plugin: Plugin, readiness: Readiness, runtime: Runtime) -> Self {
-        Self { plugin, readiness, runtime }
+        Self::following(move || plugin, readiness, runtime)
+    }
+
+    /// `plugin` is asked anew for every answer: backends of agents are known only once these have answered.
+    pub fn following(
+        plugin: impl Fn() -> Plugin + Send + Sync + 'static,
+        readiness: Readiness,
+        runtime: Runtime,
+    ) -> Self {
+        Self { plugin: Box::new(plugin), readiness, runtime }
     }
 }
 
@@ -84,7 +93,7 @@ impl Identity for IdentityService {
         Ok(Response::new(GetPluginInfoResponse {
             name: NAME.to_owned(),
             vendor_version: VERSION.to_owned(),
-            manifest: [("orchestrator".to_owned(), self.plugin.profile.to_string())].into(),
+            manifest: [("orchestrator".to_owned(), (self.plugin)().profile.to_string())].into(),
         }))
     }
 
@@ -93,7 +102,7 @@ impl Identity for IdentityService {
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
         self.runtime.answered(Rpc::GetPluginCapabilities);
-        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities: self.plugin.capabilities() }))
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities: (self.plugin)().capabilities() }))
     }
 
     /// Not ready is an answer, never an error: Swarm's client stays broken after a failed first Probe.

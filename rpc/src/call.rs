@@ -9,11 +9,13 @@ pub struct Call {
     /// The id of the volume or snapshot it is about, as the client wrote it, or its beginning.
     pub volume: Option<String>,
     pub node: Option<String>,
+    /// What an [`Rpc::AgentInvoke`] does.
+    pub operation: Option<&'static str>,
 }
 
 macro_rules! rpcs {
     ($($name:ident),* $(,)?) => {
-        /// Every call of CSI 1.13.
+        /// Every call of CSI 1.13, and those of the agents of pools.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Rpc {
             $($name),*
@@ -22,7 +24,7 @@ macro_rules! rpcs {
         impl Rpc {
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
-            /// CSI's own name of the call.
+            /// The protocol's own name of the call.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name)),*
@@ -69,16 +71,24 @@ rpcs! {
     NodeExpandVolume,
     NodeGetCapabilities,
     NodeGetInfo,
+    AgentInvoke,
+    AgentWatch,
 }
 
 impl Call {
     pub fn new(rpc: Rpc) -> Self {
-        Self { rpc, volume: None, node: None }
+        Self { rpc, volume: None, node: None, operation: None }
     }
 
     #[must_use]
     pub fn volume(mut self, id: &str) -> Self {
         self.volume = Some(shown(id));
+        self
+    }
+
+    #[must_use]
+    pub fn operation(mut self, name: &'static str) -> Self {
+        self.operation = Some(name);
         self
     }
 

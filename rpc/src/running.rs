@@ -20,6 +20,7 @@ struct Table {
 struct Work {
     rpc: Rpc,
     volume: Option<String>,
+    operation: Option<&'static str>,
     trace: Trace,
     is_abandoned: bool,
 }
@@ -41,7 +42,13 @@ impl Running {
         let mut table = self.table();
         let id = table.next;
         table.next += 1;
-        let work = Work { rpc: call.rpc, volume: call.volume.clone(), trace: trace.clone(), is_abandoned: false };
+        let work = Work {
+            rpc: call.rpc,
+            volume: call.volume.clone(),
+            operation: call.operation,
+            trace: trace.clone(),
+            is_abandoned: false,
+        };
         table.works.insert(id, work);
         drop(table);
         (Entry { running: self.clone(), id }, Waiting { running: self.clone(), id })
@@ -54,7 +61,7 @@ impl Running {
             .works
             .values()
             .find(|work| {
-                let equal = work.rpc == call.rpc && work.volume == call.volume;
+                let equal = work.rpc == call.rpc && work.volume == call.volume && work.operation == call.operation;
                 equal && work.is_abandoned && work.trace.idle() > patience
             })
             .map(|work| work.trace.current().unwrap_or("start"))

@@ -48,29 +48,40 @@ impl Runtime {
         work: impl FnOnce(&mut Trace) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let rpc = call.rpc;
+        self.outcome(call, work).await.map_err(|error| status(rpc, &error))
+    }
+
+    /// As [`Runtime::run`], with the error as it is, for a protocol that carries it whole.
+    pub async fn outcome<T: Send + 'static>(
+        &self,
+        call: Call,
+        work: impl FnOnce(&mut Trace) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let trace = Trace::new();
         let (send, mut receive) = oneshot::channel();
         let (worker, _waiting) = self.worker(&call, &trace)?;
         let answered_late = worker.answered_late.clone();
         tokio::task::spawn_blocking(move || worker.work(work, send));
         if let Ok(received) = tokio::time::timeout(self.deadline, &mut receive).await {
-            return received.map_err(|_| stopping(rpc))?.map_err(|error| status(rpc, &error));
+            return received.map_err(|_| stopping(call.rpc))?;
         }
         answered_late.store(true, Ordering::SeqCst);
         receive.close();
         // It may have ended in this very moment.
         if let Ok(result) = receive.try_recv() {
-            return result.map_err(|error| status(rpc, &error));
+            return result;
         }
         Err(self.late(&call, &trace, "the work goes on, retry to find its result"))
     }
 
     /// The thread's half of a call, and the mark that somebody waits for it. `Unavailable` while an equal call hangs.
-    pub(crate) fn worker(&self, call: &Call, trace: &Trace) -> Result<(Worker, Waiting), Status> {
+    pub(crate) fn worker(&self, call: &Call, trace: &Trace) -> Result<(Worker, Waiting)> {
         if let Some(step) = self.running.hung(call, PATIENCE) {
             let rpc = call.rpc;
             let message = format!("{rpc}: an earlier call of the same still hangs in step \"{step}\"; retry later");
-            return Err(self.refuse(call, &Error::new(ErrorKind::Unavailable, message)));
+            let error = Error::new(ErrorKind::Unavailable, message);
+            self.refuse(call, &error);
+            return Err(error);
         }
         let (entry, waiting) = self.running.enter(call, trace);
         self.metrics.in_flight().inc();
@@ -88,25 +99,25 @@ impl Runtime {
         self.deadline
     }
 
-    /// The deadline passed: counts and logs it; its status.
-    pub(crate) fn late(&self, call: &Call, trace: &Trace, advice: &str) -> Status {
-        let Call { rpc, volume, node } = call;
+    /// The deadline passed: counts and logs it; its error.
+    pub(crate) fn late(&self, call: &Call, trace: &Trace, advice: &str) -> Error {
+        let Call { rpc, volume, node, operation } = call;
         self.metrics.answered(*rpc, Code::DeadlineExceeded);
         let message = format!(
             "{rpc}: not done after {} s{}; {advice}",
             self.deadline.as_secs_f32(),
             trace.current().map(|step| format!(", in step \"{step}\"")).unwrap_or_default()
         );
-        tracing::warn!(%rpc, volume, node, code = "DEADLINE_EXCEEDED", error = message, "call");
-        Status::deadline_exceeded(message)
+        tracing::warn!(%rpc, operation, volume, node, code = "DEADLINE_EXCEEDED", error = message, "call");
+        Error::new(ErrorKind::Timeout, message)
     }
 
     /// For a request that is wrong before any work begins: counts and logs it; its status.
     pub fn refuse(&self, call: &Call, error: &Error) -> Status {
         let status = status(call.rpc, error);
         self.metrics.answered(call.rpc, status.code());
-        let Call { rpc, volume, node } = call;
-        tracing::warn!(%rpc, volume, node, code = code_name(status.code()), error = status.message(), "call");
+        let Call { rpc, volume, node, operation } = call;
+        tracing::warn!(%rpc, operation, volume, node, code = code_name(status.code()), error = status.message(), "call");
         status
     }
 
@@ -178,12 +189,12 @@ impl Worker {
             (false, true) => "deadline passed",
             (false, false) => "gone",
         };
-        let Call { rpc, volume, node } = &self.call;
+        let Call { rpc, volume, node, operation } = &self.call;
         let (code, total_ms, steps) = (code_name(code), milliseconds(total), describe(&steps));
         if error.is_none() && heard {
-            tracing::info!(%rpc, volume, node, code, total_ms, steps, "call");
+            tracing::info!(%rpc, operation, volume, node, code, total_ms, steps, "call");
         } else {
-            tracing::warn!(%rpc, volume, node, code, total_ms, steps, client, error, "call");
+            tracing::warn!(%rpc, operation, volume, node, code, total_ms, steps, client, error, "call");
         }
     }
 }
@@ -195,8 +206,8 @@ impl Drop for Worker {
 }
 
 /// The work ended without a result: only the end of the process does that.
-pub(crate) fn stopping(rpc: Rpc) -> Status {
-    Status::unavailable(format!("{rpc}: the driver is stopping; retry"))
+pub(crate) fn stopping(rpc: Rpc) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{rpc}: the driver is stopping; retry"))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -60,7 +60,7 @@ impl Runtime {
         let trace = Trace::new();
         let (messages, arriving) = mpsc::channel(READY);
         let (end, ended) = oneshot::channel();
-        let (worker, waiting) = self.worker(&call, &trace)?;
+        let (worker, waiting) = self.worker(&call, &trace).map_err(|error| status(call.rpc, &error))?;
         let answered_late = worker.answered_late.clone();
         let patience = self.deadline();
         let outlet = Outlet { messages, patience, trace: trace.clone(), handle: Handle::current() };
@@ -132,7 +132,8 @@ impl<T: Unpin> Stream for Messages<T> {
         this.arriving.close();
         this.is_over = true;
         let advice = "it is given up; ask again from the end of what was received";
-        Poll::Ready(Some(Err(this.runtime.late(&this.call, &this.trace, advice))))
+        let late = this.runtime.late(&this.call, &this.trace, advice);
+        Poll::Ready(Some(Err(status(this.call.rpc, &late))))
     }
 }
 
@@ -147,10 +148,10 @@ impl<T> Drop for Messages<T> {
 impl<T> Messages<T> {
     fn end(&mut self, result: Option<Result<()>>) -> Option<Result<T, Status>> {
         self.is_over = true;
-        match result {
-            Some(Ok(())) => None,
-            Some(Err(error)) => Some(Err(status(self.call.rpc, &error))),
-            None => Some(Err(stopping(self.call.rpc))),
+        let rpc = self.call.rpc;
+        match result.unwrap_or_else(|| Err(stopping(rpc))) {
+            Ok(()) => None,
+            Err(error) => Some(Err(status(rpc, &error))),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Trim,
     Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
 };
+use serde::{Deserialize, Serialize};
 
 pub trait Backend: Send + Sync {
     fn name(&self) -> &BackendName;
@@ -138,7 +139,7 @@ pub trait Fence: Send + Sync {
     fn remove_orphans(&self, volume: Option<&VolumeId>) -> Result<Vec<Orphan>>;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FenceHow {
     /// By the storage's own means.
     Enforce,
@@ -158,7 +159,7 @@ pub struct FenceOutcome {
     pub proof: Result<crate::FenceProof>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orphan {
     pub volume: VolumeId,
     pub image: ImageIdentity,
@@ -166,14 +167,14 @@ pub struct Orphan {
     pub created_at_ms: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CapacityQuery {
     pub kind: Option<VolumeKind>,
     pub thick: bool,
     pub topology: Option<Segments>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {
     /// What new volumes of the query's sort can still take, in bytes.
     pub available_bytes: u64,
@@ -182,13 +183,13 @@ pub struct Capacity {
 }
 
 /// `max_entries` 0: no limit. `token` is what the previous page gave.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PageRequest {
     pub max_entries: usize,
     pub token: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Page<T> {
     pub entries: Vec<T>,
     pub next_token: Option<String>,

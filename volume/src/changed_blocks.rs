@@ -1,9 +1,10 @@
 //! Which blocks a snapshot holds, and which differ between two: for backups that read only what changed.
 
 use crate::{Result, SnapshotId};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByteRange {
     pub offset_bytes: u64,
     /// Never 0.

@@ -1,5 +1,6 @@
 //! One error type for everything below the gRPC edge.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -18,7 +19,7 @@ pub struct Error {
 }
 
 /// How a caller may react. `rpc` maps each kind to one gRPC status, exhaustively.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// The request itself is wrong and will be wrong again.
     InvalidArgument,

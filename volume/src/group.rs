@@ -1,9 +1,10 @@
 //! Group snapshots: snapshots of several volumes at one instant.
 
 use crate::{GroupSnapshotId, Result, Snapshot, VolumeGuard, VolumeId, VolumeName};
+use serde::{Deserialize, Serialize};
 
 /// A group and its members, which are ordinary snapshots but for [`Snapshot::group`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupSnapshot {
     pub id: GroupSnapshotId,
     pub name: VolumeName,

@@ -1,6 +1,7 @@
 //! What is wrong with volumes and storage, in words for the person who must act. Healthy is the empty list.
 
 use crate::{Page, PageRequest, Result, VolumeId};
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthProblem {
@@ -12,7 +13,7 @@ pub struct HealthProblem {
 }
 
 /// CSI 1.13, VolumeHealthErrorType.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Severity {
     /// It works, and needs attention.
     Degraded,

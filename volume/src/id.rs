@@ -68,6 +68,13 @@ impl BackendName {
     }
 }
 
+impl BackendName {
+    /// For a pool that `node` alone has: a name of its own, so that the ids of its volumes are no other node's.
+    pub fn of_node(node: &NodeId) -> Self {
+        Self(format!("local-{}", &hash(node.as_str())[..12]))
+    }
+}
+
 impl VolumeId {
     pub fn of_name(backend: &BackendName, name: &VolumeName) -> Self {
         Self(format!("{backend}.v{}", hash(name.as_str())))
@@ -269,6 +276,15 @@ mod tests {
         assert!(VolumeName::parse("tab\tnew\nline").is_ok());
         assert!(VolumeName::parse("nul\0").is_err());
         assert!(VolumeName::parse("").is_err());
+    }
+
+    #[test]
+    fn names_after_nodes() {
+        let of = |node: &str| BackendName::of_node(&NodeId::parse(node).unwrap());
+        assert_ne!(of("n1"), of("n2"));
+        // Never to change: the ids of volumes begin with it.
+        assert_eq!(of("n1").as_str(), "local-676b8bb84ce7");
+        assert!(BackendName::parse(of(&"n".repeat(192)).as_str()).is_ok());
     }
 
     proptest! {

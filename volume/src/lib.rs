@@ -4,6 +4,7 @@
 
 mod attachment;
 mod backend;
+mod backends;
 mod capability;
 mod changed_blocks;
 mod connector;
@@ -28,6 +29,7 @@ pub use backend::{
     Attach, AttachRequest, Backend, Capacity, CapacityQuery, Expand, Fence, FenceHow, FenceOutcome, FenceReport,
     Orphan, Page, PageRequest, Restrictions, Snapshots,
 };
+pub use backends::Backends;
 pub use capability::{AccessMode, AccessType, FsType, VolumeCapability, VolumeKind};
 pub use changed_blocks::{BlockRanges, ByteRange, ChangedBlocks};
 pub use connector::{AttachContext, ConnectRequest, Connected, Connector, DeviceNumber};

@@ -2,6 +2,7 @@
 
 use crate::{Error, FsType, Result, VolumeGuard, VolumeId, VolumeKind};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `None`: as the kernel has it (read-ahead), or unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -66,7 +67,8 @@ impl IoLimits {
 }
 
 /// What a request asks to change: a key that is absent stays, and the value `default` takes one back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "BTreeMap<String, String>", try_from = "BTreeMap<String, String>")]
 pub struct MutableChange {
     pub read_ahead_kib: Option<Option<u32>>,
     pub read_bytes_per_second: Option<Option<u64>>,
@@ -124,6 +126,31 @@ impl MutableChange {
     }
 }
 
+/// As the request that [`MutableChange::parse`] reads as this.
+impl From<MutableChange> for BTreeMap<String, String> {
+    fn from(change: MutableChange) -> Self {
+        fn pair<T: ToString>(key: &str, value: Option<Option<T>>) -> Option<(String, String)> {
+            Some((key.to_owned(), value?.map_or_else(|| DEFAULT.to_owned(), |number| number.to_string())))
+        }
+        let pairs = [
+            pair("readAheadKiB", change.read_ahead_kib),
+            pair("readBytesPerSecond", change.read_bytes_per_second),
+            pair("readOpsPerSecond", change.read_ops_per_second),
+            pair("writeBytesPerSecond", change.write_bytes_per_second),
+            pair("writeOpsPerSecond", change.write_ops_per_second),
+        ];
+        pairs.into_iter().flatten().collect()
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for MutableChange {
+    type Error = Error;
+
+    fn try_from(pairs: BTreeMap<String, String>) -> Result<Self> {
+        Self::parse(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+    }
+}
+
 const DEFAULT: &str = "default";
 /// 1 GiB: far more than any device gains from, and no number that overflows in the kernel.
 const MAX_READ_AHEAD_KIB: u64 = 1 << 20;
@@ -166,6 +193,24 @@ mod tests {
         let pairs = given.to_pairs();
         assert_eq!(pairs.iter().map(|(key, value)| (*key, value.as_str())).collect::<Vec<_>>(), asked);
         assert!(MutableParameters::default().to_pairs().is_empty());
+    }
+
+    #[test]
+    fn changes_are_written_as_requests() {
+        let change = MutableChange {
+            read_ahead_kib: Some(None),
+            read_bytes_per_second: Some(Some(u64::MAX)),
+            write_bytes_per_second: None,
+            read_ops_per_second: Some(Some(10)),
+            write_ops_per_second: Some(None),
+        };
+        let written = serde_json::to_string(&change).unwrap();
+        assert!(written.contains(r#""readAheadKiB":"default""#), "{written}");
+        assert_eq!(serde_json::from_str::<MutableChange>(&written).unwrap(), change);
+        let all = MutableChange::parse(MutableChange::KEYS.map(|key| (key, "65536"))).unwrap();
+        assert_eq!(BTreeMap::from(all).len(), MutableChange::KEYS.len());
+        let unknown = serde_json::from_str::<MutableChange>(r#"{"iops":"5"}"#).unwrap_err();
+        assert!(unknown.to_string().contains("iops"), "{unknown}");
     }
 
     #[test]

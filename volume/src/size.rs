@@ -1,12 +1,13 @@
 //! Sizes. Everything is in bytes; what a backend makes is rounded up to its granularity.
 
 use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 /// 8 EiB less one granule: the largest size that fits the kernel's signed file offsets.
 pub const MAX_SIZE_BYTES: u64 = (1 << 63) - (1 << 20);
 
 /// CSI's CapacityRange, checked. Zero means "not given" on the wire (Swarm sends `{0, 0}`) and is `None` here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SizeRange {
     pub required_bytes: Option<u64>,
     pub limit_bytes: Option<u64>,

@@ -1,8 +1,9 @@
 //! Snapshots: crash-consistent images of one volume at one instant.
 
 use crate::{GroupSnapshotId, Segments, SnapshotId, VolumeId, VolumeKind, VolumeName};
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub id: SnapshotId,
     pub name: VolumeName,
@@ -18,7 +19,7 @@ pub struct Snapshot {
     pub accessible_topology: Vec<Segments>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SnapshotFilter {
     pub id: Option<SnapshotId>,
     pub source: Option<VolumeId>,

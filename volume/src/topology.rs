@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub struct Segments(pub BTreeMap<String, String>);
 
 /// CSI's TopologyRequirement; both empty (Swarm, Nomad) means no requirement.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TopologyRequirement {
     pub requisite: Vec<Segments>,
     pub preferred: Vec<Segments>,

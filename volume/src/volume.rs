@@ -7,7 +7,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 
 /// What to make. Two calls with the same name and compatible specs give the same volume.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VolumeSpec {
     pub id: VolumeId,
     pub name: VolumeName,
@@ -28,7 +28,7 @@ pub enum VolumeSource {
 }
 
 /// A volume as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     pub id: VolumeId,
     pub name: VolumeName,

@@ -9,6 +9,7 @@ mod health;
 mod lists;
 mod metadata;
 mod modify;
+mod places;
 mod publish;
 mod shelf;
 mod snapshots;

@@ -1,5 +1,6 @@
 //! Every key, its type and what it takes. The lists of known keys are what errors suggest from.
 
+use super::agent::{RawAddress, RawAgent};
 use super::{ConfigError, Setting};
 use pool::Scope;
 use rpc::Profile;
@@ -41,6 +42,8 @@ pub enum BackendKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendConfig {
     pub name: BackendName,
+    /// Whether the name was given; else it may be the node's.
+    pub is_named: bool,
     pub kind: BackendKind,
     pub directory: PathBuf,
     pub scope: Option<Scope>,
@@ -68,9 +71,13 @@ pub struct Raw {
     pub kubelet_registration_dir: Option<PathBuf>,
     pub io_limit_cgroups: Option<Vec<PathBuf>>,
     pub backends: Vec<BackendConfig>,
+    pub agent: RawAgent,
+    pub agents: Vec<RawAddress>,
 }
 
-pub const TOP_KEYS: [&str; 12] = [
+pub const TOP_KEYS: [&str; 14] = [
+    "agent",
+    "agents",
     "backend",
     "endpoint",
     "io_limit_cgroups",
@@ -104,6 +111,9 @@ impl Raw {
                 self.backends.push(BackendConfig::new()?);
             }
             return self.apply_backend(0, key, setting);
+        }
+        if let Some(key) = setting.key.strip_prefix("agent.") {
+            return self.agent.apply(key, setting);
         }
         let value = setting.value.as_str();
         let at = |expected: String| wrong_value(setting, &expected);
@@ -142,7 +152,10 @@ impl Raw {
         let value = setting.value.as_str();
         let at = |expected: String| wrong_value(setting, &expected);
         match key {
-            "name" => backend.name = BackendName::parse(value).map_err(|error| at(error.to_string()))?,
+            "name" => {
+                backend.name = BackendName::parse(value).map_err(|error| at(error.to_string()))?;
+                backend.is_named = true;
+            }
             "type" => {
                 let known = [("pool", BackendKind::Pool), ("memory", BackendKind::Memory)];
                 backend.kind = one_of(value, &known).map_err(at)?;
@@ -170,6 +183,7 @@ impl BackendConfig {
     pub fn new() -> Result<Self, ConfigError> {
         Ok(Self {
             name: BackendName::parse("pool").map_err(|error| ConfigError(error.to_string()))?,
+            is_named: false,
             kind: BackendKind::Pool,
             directory: PathBuf::from("/var/lib/hawser/pool"),
             scope: None,
@@ -196,7 +210,7 @@ pub fn unknown_key(setting: &Setting, key: &str, known: &[&str]) -> ConfigError 
     ConfigError(format!("{}: unknown key {key:?}; {hint}", setting.origin))
 }
 
-fn wrong_value(setting: &Setting, expected: &str) -> ConfigError {
+pub fn wrong_value(setting: &Setting, expected: &str) -> ConfigError {
     ConfigError(format!("{}: {} is {:?}; {expected}", setting.origin, setting.key, setting.value))
 }
 
@@ -211,7 +225,7 @@ fn not_empty(value: &str) -> Result<String, String> {
     if value.is_empty() { Err("it must not be empty".to_owned()) } else { Ok(value.to_owned()) }
 }
 
-fn absolute(value: &str) -> Result<PathBuf, String> {
+pub fn absolute(value: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if path.is_absolute() { Ok(path) } else { Err("it takes an absolute path".to_owned()) }
 }
@@ -240,7 +254,7 @@ pub fn default_cgroups(profile: Profile) -> Vec<PathBuf> {
     names.map(PathBuf::from).to_vec()
 }
 
-fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
+pub fn number(value: &str, low: u64, high: u64) -> Result<u64, String> {
     value
         .parse()
         .ok()

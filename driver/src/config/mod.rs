@@ -1,11 +1,14 @@
 //! The configuration: one TOML file, overridden by `HAWSER_*` variables, overridden by flags. Each value keeps where
 //! it came from, so that an error can name the file and line, the variable or the flag.
 
+mod agent;
 mod keys;
 mod sources;
 
+pub use agent::AgentSettings;
 pub use keys::{BackendConfig, BackendKind, Listen, LogFormat, Mode};
 
+use ::agent::AgentAddress;
 use rpc::Profile;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -32,8 +35,11 @@ pub struct Config {
     pub kubelet_registration_dir: Option<PathBuf>,
     /// Below which workloads run, relative to the root of the cgroup hierarchy; their I/O can be limited.
     pub io_limit_cgroups: Vec<PathBuf>,
-    /// At least one; the first is the default for new volumes.
+    /// The first is the default for new volumes. None only where a controller has agents instead.
     pub backends: Vec<BackendConfig>,
+    pub agent: Option<AgentSettings>,
+    /// Where a controller finds the backends of other nodes.
+    pub agents: Vec<AgentAddress>,
 }
 
 /// What is wrong with the configuration, where, and what would be right.
@@ -74,9 +80,11 @@ impl Config {
 
 impl keys::Raw {
     /// Fills in the defaults and checks what concerns more than one key.
-    fn finish(self) -> Result<Config, ConfigError> {
-        let node_id = match self.node_id {
-            Some(id) => id,
+    fn finish(mut self) -> Result<Config, ConfigError> {
+        let mode = self.mode.unwrap_or_default();
+        let agents = self.agents()?;
+        let node_id = match &self.node_id {
+            Some(id) => id.clone(),
             None => {
                 let name = Config::host_name().unwrap_or_default();
                 NodeId::parse(&name).map_err(|error| {
@@ -85,8 +93,15 @@ impl keys::Raw {
             }
         };
         let mut backends = self.backends;
-        if backends.is_empty() {
+        if backends.is_empty() && (mode != Mode::Controller || agents.is_empty()) {
             backends.push(BackendConfig::new()?);
+        }
+        for backend in &mut backends {
+            // What one node alone has needs a name that no other node's has: the ids of its volumes begin with it.
+            let is_of_node = backend.scope == Some(pool::Scope::Local) || backend.kind == BackendKind::Memory;
+            if self.agent.listens() && !backend.is_named && is_of_node {
+                backend.name = BackendName::of_node(&node_id);
+            }
         }
         let memory = backends.iter().filter(|b| b.kind == BackendKind::Memory).count();
         if memory > 0 && memory < backends.len() {
@@ -113,7 +128,7 @@ impl keys::Raw {
         let profile = self.profile.unwrap_or_default();
         Ok(Config {
             node_id,
-            mode: self.mode.unwrap_or_default(),
+            mode,
             profile,
             endpoint: self.endpoint.unwrap_or_else(|| "unix:///run/hawser/csi.sock".to_owned()),
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/hawser/node")),
@@ -124,6 +139,8 @@ impl keys::Raw {
             kubelet_registration_dir: self.kubelet_registration_dir,
             io_limit_cgroups: self.io_limit_cgroups.unwrap_or_else(|| keys::default_cgroups(profile)),
             backends,
+            agent: self.agent.finish(mode, !agents.is_empty())?,
+            agents,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Where settings come from: the TOML file and the environment.
 
+use super::agent::{AGENT_KEYS, AGENTS_KEYS, RawAddress};
 use super::keys::{BACKEND_KEYS, Raw, TOP_KEYS, unknown_key};
 use super::{BackendConfig, ConfigError, DEFAULT_FILE, Setting};
 use std::ffi::OsString;
@@ -31,6 +32,8 @@ pub fn apply_file(raw: &mut Raw, path: &Path, text: &str) -> Result<(), ConfigEr
     for (key, value) in table.get_ref() {
         match key.get_ref().as_ref() {
             "backend" => file.apply_backends(raw, value)?,
+            "agent" => file.apply_agent(raw, value)?,
+            "agents" => file.apply_agents(raw, value)?,
             _ => raw.apply(&file.setting(key.get_ref(), key.span(), value)?)?,
         }
     }
@@ -65,9 +68,10 @@ fn key_of(name: &str) -> Option<String> {
         return None;
     }
     let lower = rest.to_ascii_lowercase();
-    Some(match lower.strip_prefix("backend_") {
-        Some(key) => format!("backend.{key}"),
-        None => lower,
+    Some(match (lower.strip_prefix("backend_"), lower.strip_prefix("agent_")) {
+        (Some(key), _) => format!("backend.{key}"),
+        (None, Some(key)) => format!("agent.{key}"),
+        (None, None) => lower,
     })
 }
 
@@ -86,14 +90,45 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn apply_backends(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
-        let Some(entries) = value.get_ref().as_array() else {
-            return Err(ConfigError(format!("{}: backends are written as [[backend]]", self.place(value.span()))));
+    fn apply_agent(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        let Some(table) = value.get_ref().as_table() else {
+            return Err(ConfigError(format!("{}: agent is a table, written as [agent]", self.place(value.span()))));
         };
-        for entry in entries.iter() {
-            let Some(table) = entry.get_ref().as_table() else {
-                return Err(ConfigError(format!("{}: backends are written as [[backend]]", self.place(entry.span()))));
-            };
+        for (key, value) in table {
+            let setting = self.setting(key.get_ref(), key.span(), value)?;
+            raw.agent.apply(key.get_ref(), &setting)?;
+        }
+        Ok(())
+    }
+
+    fn apply_agents(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        for (table, span) in self.tables(value, "agents")? {
+            let mut address = RawAddress { origin: self.place(span), ..RawAddress::default() };
+            for (key, value) in table {
+                let setting = self.setting(key.get_ref(), key.span(), value)?;
+                address.apply(key.get_ref(), &setting)?;
+            }
+            raw.agents.push(address);
+        }
+        Ok(())
+    }
+
+    /// The tables of an array, and where each begins.
+    fn tables<'t, 'v>(
+        &self,
+        value: &'t Spanned<DeValue<'v>>,
+        name: &str,
+    ) -> Result<Vec<(&'t DeTable<'v>, Range<usize>)>, ConfigError> {
+        let wrong = |span| ConfigError(format!("{}: {name} are written as [[{name}]]", self.place(span)));
+        let entries = value.get_ref().as_array().ok_or_else(|| wrong(value.span()))?;
+        let table = |entry: &'t Spanned<DeValue<'v>>| {
+            Ok((entry.get_ref().as_table().ok_or_else(|| wrong(entry.span()))?, entry.span()))
+        };
+        entries.iter().map(table).collect()
+    }
+
+    fn apply_backends(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        for (table, _) in self.tables(value, "backend")? {
             raw.backends.push(BackendConfig::new()?);
             let index = raw.backends.len() - 1;
             for (key, value) in table {
@@ -112,11 +147,14 @@ impl File<'_> {
             DeValue::Boolean(truth) => truth.to_string(),
             DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 let setting = Setting { key: key.to_owned(), value: String::new(), origin };
-                return Err(if TOP_KEYS.contains(&key) || BACKEND_KEYS.contains(&key) {
-                    ConfigError(format!("{}: {key} takes one string, whole number or truth value", setting.origin))
-                } else {
-                    unknown_key(&setting, key, &TOP_KEYS)
-                });
+                return Err(
+                    if [&TOP_KEYS[..], &BACKEND_KEYS, &AGENT_KEYS, &AGENTS_KEYS].iter().any(|keys| keys.contains(&key))
+                    {
+                        ConfigError(format!("{}: {key} takes one string, whole number or truth value", setting.origin))
+                    } else {
+                        unknown_key(&setting, key, &TOP_KEYS)
+                    },
+                );
             }
         };
         Ok(Setting { key: key.to_owned(), value, origin })

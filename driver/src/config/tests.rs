@@ -95,7 +95,9 @@ fn a_wrong_key_names_its_line_and_the_nearest() {
         refusal("\n[[backend]]\nname = \"a\"\ndirectroy = \"/x\""),
         ":4: unknown key \"directroy\"; did you mean \"directory\"?"
     );
-    assert!(refusal("zzzzzz = 1").starts_with(":1: unknown key \"zzzzzz\"; the known ones are backend, endpoint,"));
+    assert!(
+        refusal("zzzzzz = 1").starts_with(":1: unknown key \"zzzzzz\"; the known ones are agent, agents, backend,")
+    );
     assert_eq!(refusal("[backends]\nname = \"a\""), ":1: unknown key \"backends\"; did you mean \"backend\"?");
 }
 
@@ -150,6 +152,53 @@ fn variables_that_are_no_settings_do_no_harm() {
 fn backends_that_cannot_stand_together() {
     assert!(refusal("[[backend]]\nname = \"a\"\n[[backend]]\nname = \"a\"").contains("name \"a\""));
     assert!(refusal("[[backend]]\ntype = \"memory\"\n[[backend]]\nname = \"b\"").contains("memory"));
+}
+
+const CREDENTIALS: &str = "[agent]\nca = \"/c\"\ncert = \"/d\"\nkey = \"/k\"\n";
+
+#[test]
+fn agents_and_who_they_are() {
+    let node = load(&format!(
+        "node_id = \"n1\"\nmode = \"node\"\n{CREDENTIALS}listen = \"0.0.0.0:9809\"\n[[backend]]\nscope = \"local\""
+    ));
+    let node = node.unwrap();
+    let settings = node.agent.unwrap();
+    assert_eq!((settings.listen.unwrap().port(), settings.heartbeat), (9809, Duration::from_millis(250)));
+    assert_eq!(node.backends[0].name, BackendName::of_node(&node.node_id), "its own name, so that ids are its own");
+    // A shared pool has one name everywhere, and a name that is given stays.
+    for (backend, name) in [("", "pool"), ("[[backend]]\nscope = \"local\"\nname = \"mine\"", "mine")] {
+        let config = load(&format!("{CREDENTIALS}listen = \"0.0.0.0:9809\"\n{backend}")).unwrap();
+        assert_eq!(config.backends[0].name.as_str(), name);
+    }
+    let agents =
+        "[[agents]]\nnode = \"n1\"\naddress = \"10.0.0.1:9809\"\n[[agents]]\nnode = \"n2\"\naddress = \"n2:1\"\n";
+    let controller = load(&format!("mode = \"controller\"\n{CREDENTIALS}{agents}")).unwrap();
+    assert!(controller.backends.is_empty(), "no pool of its own beside those of others");
+    assert_eq!(controller.agents.len(), 2);
+    assert_eq!(load(&format!("{CREDENTIALS}{agents}")).unwrap().backends.len(), 1);
+    let environment = [("HAWSER_AGENT_LISTEN", "127.0.0.1:1"), ("HAWSER_AGENT_PORT", "tcp://10.0.0.1:80")];
+    assert!(load_with(CREDENTIALS, &environment, vec![]).unwrap().agent.unwrap().listen.is_some());
+}
+
+#[test]
+fn nothing_listens_or_connects_without_certificates() {
+    let agents = "[[agents]]\nnode = \"n1\"\naddress = \"n1:9809\"\n";
+    for text in ["[agent]\nlisten = \"127.0.0.1:9809\"", agents, "[agent]\ncert = \"/d\"\n"] {
+        let message = refusal(text);
+        assert!(message.contains("[agent] lacks ca and") && message.contains("hawser certificates"), "{message}");
+    }
+    let message = refusal(&format!("mode = \"controller\"\n{CREDENTIALS}listen = \"127.0.0.1:1\""));
+    assert!(message.contains("mode is \"controller\""), "{message}");
+    assert_eq!(refusal("[agent]\nlisen = \"x\""), ":2: unknown key \"lisen\"; did you mean \"listen\"?");
+    assert!(
+        refusal("[agent]\nlisten = \"9809\"").starts_with(":2: listen is \"9809\"; it takes an address and a port")
+    );
+    assert!(
+        refusal("[[agents]]\nnode = \"n1\"\naddress = \"n1\"").starts_with(":3: address is \"n1\"; it takes a host")
+    );
+    assert!(refusal("\n[[agents]]\nnode = \"n1\"").starts_with(":2: an entry of agents needs a node and an address"));
+    assert!(refusal(&format!("{CREDENTIALS}{agents}{agents}")).contains("node n1 is given twice"));
+    assert!(refusal("agents = 3").contains("[[agents]]") && refusal("[[agent]]").contains("[agent]"));
 }
 
 #[test]

@@ -1,0 +1,42 @@
+//! The agent of a pool: what lets a controller use storage that is on another machine.
+//!
+//! A node serves its backends with [`AgentServer`]; the controller has an [`Agents`], whose backends are
+//! [`volume::Backend`]s like any other. Between them is mutual TLS 1.3 and nothing else: each side shows by its
+//! certificate which [`Role`] it has, and only a controller may use a backend.
+#![forbid(unsafe_code)]
+
+mod agents;
+mod certificates;
+mod condition;
+mod connection;
+mod credentials;
+mod describe;
+mod envelope;
+mod link;
+mod operation;
+mod operations;
+mod ranges;
+mod reach;
+mod remote;
+mod role;
+mod server;
+mod service;
+mod tls;
+mod tls_error;
+mod words;
+
+pub use agents::{AgentAddress, Agents, NodeState};
+pub use certificates::{Authority, Validity};
+pub use credentials::{CredentialFiles, Credentials};
+pub use remote::RemoteBackend;
+pub use role::Role;
+pub use server::{AgentConfig, AgentServer};
+
+/// Generated from `proto/`.
+mod proto {
+    #![allow(clippy::all, unreachable_pub, missing_debug_implementations, reason = "generated")]
+    tonic::include_proto!("hawser.agent.v1");
+}
+
+/// Of both sides: lists come in pages of less than one MiB, but for those of nodes, of orphans and of what a fence did.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
