@@ -130,7 +130,9 @@ impl Place {
         }
         let mounts = crate::lab::kernel::mounts_below(&self.root)?;
         ensure(mounts.is_empty(), || format!("mounts are left: {mounts:?}"))?;
-        hierarchies()?.iter().try_for_each(|hierarchy| remove_cgroup(&hierarchy.join(self.cgroup())))
+        // Version 2 has some as well, which runc makes.
+        let hierarchies = std::fs::read_dir(CGROUPS)?.flatten().filter(|entry| !entry.path().is_symlink());
+        hierarchies.map(|entry| entry.path().join(self.cgroup())).try_for_each(|path| remove_cgroup(&path))
     }
 }
 
