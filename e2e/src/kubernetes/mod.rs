@@ -20,6 +20,7 @@ mod space;
 
 use crate::client::{is_interrupted, survive_interrupts};
 use crate::failure::{Context, Result, ensure};
+use crate::lab::kernel::program;
 use crate::report::Report;
 use cluster::Cluster;
 use control_plane::ControlPlane;
@@ -92,8 +93,16 @@ fn wait(child: &mut Child) -> Result<ExitCode> {
                 (None, signal) => Err(format!("the process inside was ended by signal {signal:?}").into()),
             };
         }
-        if is_interrupted() && asked.get_or_insert_with(Instant::now).elapsed() > STOP_LIMIT {
-            child.kill()?;
+        if is_interrupted() {
+            let since = asked.get_or_insert_with(|| {
+                // It is the first of its processes, and hears of signals that it waits for alone.
+                let inside = process::child_of(child.id()).map(|inside| inside.to_string());
+                let _ = inside.map(|inside| program("kill", &["-TERM", &inside]));
+                Instant::now()
+            });
+            if since.elapsed() > STOP_LIMIT {
+                child.kill()?;
+            }
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -181,7 +190,7 @@ impl Lab {
     fn keep_pod_logs(&self) {
         for node in &self.nodes {
             let kept = self.place.logs().join(&node.name);
-            let _ = crate::lab::kernel::program(
+            let _ = program(
                 "cp",
                 &["--recursive", "--dereference", &node.pod_logs().to_string_lossy(), &kept.to_string_lossy()],
             );

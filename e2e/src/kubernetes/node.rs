@@ -173,6 +173,7 @@ fn kubelet(
     let settings = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
+        "clusterDNS": [network::HOST],
         // It listens in the lab's own network alone, and the API server has no certificate to show to it.
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
         "authorization": {"mode": "AlwaysAllow"},
@@ -180,6 +181,9 @@ fn kubelet(
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": place.create_cgroup(name)?,
         "failCgroupV1": false,
+        // A volume is mounted only after the node's status names it, and detached only after it no longer does.
+        // The default of 10 s would be most of the time of every scenario.
+        "nodeStatusUpdateFrequency": "1s",
         "enforceNodeAllocatable": [],
         "resolvConf": "",
         "makeIPTablesUtilChains": false,
