@@ -176,6 +176,7 @@ impl<'a> Space<'a> {
 
     /// Removes everything in it, and waits until its volumes are gone from the cluster and from the pool.
     pub(super) fn close(self) -> Result<()> {
+        let began = Instant::now();
         let cluster = &self.lab.cluster;
         let volumes = self.volumes()?;
         let handles = volumes.iter().filter_map(|volume| volume["spec"]["csi"]["volumeHandle"].as_str());
@@ -187,6 +188,7 @@ impl<'a> Space<'a> {
             let left = self.volumes()?;
             Ok(if left.is_empty() { Ok(()) } else { Err(json!(left).to_string()) })
         })?;
+        self.time("removed", began.elapsed());
         let left: Vec<_> = directories.iter().filter(|directory| directory.exists()).collect();
         ensure(left.is_empty(), || format!("the pool still has {left:?}"))
     }

@@ -3,6 +3,7 @@
 mod basic;
 mod copies;
 mod moves;
+mod policies;
 
 use super::Lab;
 use super::process::wait_until;
@@ -13,7 +14,7 @@ use crate::report::Report;
 
 type Scenario = fn(&Space) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 15] = [
+const SCENARIOS: [(&str, Scenario); 18] = [
     ("ext4", basic::ext4),
     ("xfs", basic::xfs),
     ("btrfs", basic::btrfs),
@@ -29,6 +30,9 @@ const SCENARIOS: [(&str, Scenario); 15] = [
     ("snapshot-restore", copies::snapshot_and_restore),
     ("clone", copies::clone),
     ("expand", copies::expand),
+    ("group-snapshot", copies::group_snapshot),
+    ("retain-and-static", policies::retain_and_static),
+    ("read-only", policies::read_only),
 ];
 
 pub(super) fn all(report: &Report, lab: &Lab) {
