@@ -6,21 +6,29 @@ use super::control_plane::ControlPlane;
 use super::place::Place;
 use super::process::{Daemon, child_of, wait_until};
 use super::{Tools, images, network};
-use crate::failure::{Context, Result};
+use crate::failure::Result;
 use crate::lab::kernel::program;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(super) struct Node {
     pub(super) name: String,
+    number: usize,
     directory: PathBuf,
+    logs: PathBuf,
+    pool: PathBuf,
+    kubelet: Vec<String>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends with the node.
+struct Running {
     /// The first process of its process namespace; with it all others end.
     init: u32,
-    _kubelet: Daemon,
-    _containerd: Daemon,
-    _namespace: Daemon,
+    _daemons: [Daemon; 3],
 }
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
@@ -52,25 +60,64 @@ impl Node {
     ) -> Result<Self> {
         let directory = place.node(name);
         prepare(place, &directory, number)?;
-        let namespace = namespace(place, name, &directory)?;
+        let node = Self {
+            name: name.to_owned(),
+            number,
+            kubelet: kubelet(place, tools, control_plane, name, number, &directory)?,
+            directory,
+            logs: place.logs().to_owned(),
+            pool: place.pool(),
+            running: Mutex::new(None),
+        };
+        node.boot()?;
+        Ok(node)
+    }
+
+    /// Starts it, with the state that it had when it was killed.
+    pub(super) fn boot(&self) -> Result<()> {
+        let name = &self.name;
+        let ready = self.directory.join("ready");
+        let _ = std::fs::remove_file(&ready);
+        let namespace = self.namespace()?;
         let init = wait_until(&format!("{name}'s first process"), START_LIMIT, || {
-            let is_ready = directory.join("ready").exists();
-            Ok(child_of(namespace.id()).filter(|_| is_ready).ok_or_else(|| namespace.last_lines()))
+            Ok(child_of(namespace.id()).filter(|_| ready.exists()).ok_or_else(|| namespace.last_lines()))
         })?;
-        network::connect_node(number, init).context(|| format!("the network of {name}"))?;
-        let mut containerd = inside(init, "containerd");
-        containerd.args(["--config", "/var/lib/containerd.toml"]);
-        let mut containerd = Daemon::start(&format!("containerd-{name}"), containerd, place.logs())?;
+        // The link of its earlier life goes a moment after its processes.
+        wait_until(&format!("the network of {name}"), START_LIMIT, || {
+            Ok(network::connect_node(self.number, init).map_err(|failure| failure.to_string()))
+        })?;
+        let supervise = |program: &str, arguments: &[String]| {
+            let mut supervised = inside(init, "sh");
+            supervised.args(["-c", SUPERVISE, "sh"]).args(arguments);
+            Daemon::start(&format!("{program}-{name}"), supervised, &self.logs)
+        };
+        let containerd = ["containerd", "--config", "/var/lib/containerd.toml"].map(str::to_owned);
+        let containerd = supervise("containerd", &containerd)?;
         wait_until(&format!("{name}'s containerd"), START_LIMIT, || {
-            containerd.ensure_running()?;
             let version = run_inside(init, &["ctr", "--timeout", "5s", "version"]);
-            Ok(version.map(drop).map_err(|failure| failure.to_string()))
+            Ok(version.map(drop).map_err(|failure| format!("{failure}; {}", containerd.last_lines())))
         })?;
-        let kubelet = kubelet(place, tools, control_plane, name, number, &directory)?;
-        let mut supervised = inside(init, "sh");
-        supervised.args(["-c", SUPERVISE, "sh"]).args(kubelet);
-        let kubelet = Daemon::start(&format!("kubelet-{name}"), supervised, place.logs())?;
-        Ok(Self { name: name.to_owned(), directory, init, _kubelet: kubelet, _containerd: containerd, _namespace: namespace })
+        let kubelet = supervise("kubelet", &self.kubelet)?;
+        *self.running() = Some(Running { init, _daemons: [kubelet, containerd, namespace] });
+        Ok(())
+    }
+
+    /// At once, with everything that runs on it and its network.
+    pub(super) fn kill(&self) -> Result<()> {
+        let running = self.running().take().ok_or_else(|| format!("{} does not run", self.name))?;
+        program("kill", &["-KILL", &running.init.to_string()]).map(drop)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn namespace(&self) -> Result<Daemon> {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        unshare.args(["--propagation", "private", "--", "sh", "-c", INIT, "sh", &self.name]);
+        unshare.arg(&self.directory).arg(&self.pool);
+        Daemon::start(&format!("namespace-{}", self.name), unshare, &self.logs)
     }
 
     /// What the containers wrote to their standard output, as kubelet keeps it.
@@ -78,15 +125,21 @@ impl Node {
         self.directory.join("log/pods")
     }
 
-    /// Ids of the node's processes, as seen from outside of it, whose command line contains `part`.
+    /// Ids of the node's processes, as seen from outside of it, whose command line contains `part`: its own by their
+    /// network, those of containers by their cgroups.
     pub(super) fn processes(&self, part: &str) -> Vec<u32> {
         let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let own = namespace(self.init);
+        let Some(own) = self.running().as_ref().and_then(|running| namespace(running.init)) else { return Vec::new() };
         let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         let command_line = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let cgroup = format!("/{}/", self.name);
+        let is_here = |pid: u32| {
+            namespace(pid).as_ref() == Some(&own)
+                || std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|of| of.contains(&cgroup))
+        };
         let is_wanted = |pid: &u32| {
-            String::from_utf8_lossy(&command_line(*pid)).replace('\0', " ").contains(part) && namespace(*pid) == own
+            String::from_utf8_lossy(&command_line(*pid)).replace('\0', " ").contains(part) && is_here(*pid)
         };
         pids.filter(is_wanted).collect()
     }
@@ -117,13 +170,6 @@ fn prepare(place: &Place, directory: &Path, number: usize) -> Result<()> {
     });
     std::fs::write(lib.join("cni/conf/lab.conflist"), pods.to_string())?;
     Ok(())
-}
-
-fn namespace(place: &Place, name: &str, directory: &Path) -> Result<Daemon> {
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    unshare.args(["--propagation", "private", "--", "sh", "-c", INIT, "sh", name]).arg(directory).arg(place.pool());
-    Daemon::start(&format!("namespace-{name}"), unshare, place.logs())
 }
 
 /// A program in all namespaces of the process `init`.

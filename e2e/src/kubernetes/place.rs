@@ -20,7 +20,7 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Both are sparse.
 const FILE_SYSTEMS: [(&str, u64); 2] = [("nodes", 32 << 30), ("pool", 16 << 30)];
 /// How long the kernel may take to let go of what ended processes had.
-const RELEASE_LIMIT: Duration = Duration::from_secs(20);
+const RELEASE_LIMIT: Duration = Duration::from_secs(60);
 
 impl Place {
     pub(super) fn create(logs: &Path) -> Result<(Self, File)> {
@@ -125,9 +125,9 @@ impl Place {
     }
 
     fn clear_once(&self) -> Result<()> {
-        for (name, _) in FILE_SYSTEMS {
-            detach_all_on(&self.root.join(format!("{name}.img")))?;
-        }
+        // All of them, whatever holds one.
+        let detached = FILE_SYSTEMS.map(|(name, _)| detach_all_on(&self.root.join(format!("{name}.img"))));
+        detached.into_iter().collect::<Result<()>>()?;
         let mounts = crate::lab::kernel::mounts_below(&self.root)?;
         ensure(mounts.is_empty(), || format!("mounts are left: {mounts:?}"))?;
         // Version 2 has some as well, which runc makes.

@@ -2,6 +2,7 @@
 
 mod basic;
 mod copies;
+mod faults;
 mod moves;
 mod policies;
 
@@ -14,7 +15,7 @@ use crate::report::Report;
 
 type Scenario = fn(&Space) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 18] = [
+const SCENARIOS: [(&str, Scenario); 22] = [
     ("ext4", basic::ext4),
     ("xfs", basic::xfs),
     ("btrfs", basic::btrfs),
@@ -26,13 +27,17 @@ const SCENARIOS: [(&str, Scenario); 18] = [
     ("ephemeral", basic::ephemeral),
     ("reschedule", moves::reschedule),
     ("stateful-set", moves::stateful_set),
-    ("node-plugin-killed", moves::node_plugin_killed),
     ("snapshot-restore", copies::snapshot_and_restore),
     ("clone", copies::clone),
     ("expand", copies::expand),
     ("group-snapshot", copies::group_snapshot),
     ("retain-and-static", policies::retain_and_static),
     ("read-only", policies::read_only),
+    ("node-plugin-killed", faults::node_plugin_killed),
+    ("kubelet-killed", faults::kubelet_killed),
+    ("containerd-killed", faults::containerd_killed),
+    ("controller-killed", faults::controller_killed),
+    ("node-killed", faults::node_killed),
 ];
 
 pub(super) fn all(report: &Report, lab: &Lab) {

@@ -1,11 +1,10 @@
-//! Pods that go elsewhere, and drivers that go away.
+//! Pods that go elsewhere in peace.
 
 use crate::failure::{Result, ensure};
 use crate::kubernetes::cluster::has_condition;
-use crate::kubernetes::space::{Space, Volume, claim, name_of, on_node, pod, pod_spec};
-use crate::lab::kernel::program;
+use crate::kubernetes::space::{Space, Volume, claim, name_of, pod_spec};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A Deployment's pod is deleted while its node takes no new ones.
 pub(super) fn reschedule(space: &Space) -> Result<()> {
@@ -100,29 +99,4 @@ fn stateful_pod() -> Value {
     // The set adds the volume of each pod.
     spec["volumes"] = json!([]);
     spec
-}
-
-/// The driver on the node is killed while a pod writes: the pod goes on writing, and the driver comes back and unmounts.
-pub(super) fn node_plugin_killed(space: &Space) -> Result<()> {
-    let mut app = on_node(pod("app", &[Volume::at("data", "/data")]), "node-3");
-    let script = "n=0; while :; do n=$((n+1)); echo $n > /data/count.new && sync && mv /data/count.new /data/count; sleep 0.05; done";
-    app["spec"]["containers"][0]["args"] = json!(["-c", script]);
-    space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &app)?;
-    let count = || -> Result<u64> {
-        let text = space.sh("app", "cat /data/count")?;
-        text.parse().map_err(|_| format!("the count is {text:?}").into())
-    };
-    let plugins = space.lab.node("node-3")?.processes("/hawser serve --mode=node");
-    ensure(plugins.len() == 1, || format!("node-3 has {plugins:?} as its driver"))?;
-    let before = count()?;
-    program("kill", &["-KILL", &plugins[0].to_string()])?;
-    space.look("the driver started again by kubelet", || {
-        let again = space.lab.node("node-3")?.processes("/hawser serve --mode=node");
-        Ok(if again.len() == 1 && again != plugins { Ok(()) } else { Err(format!("{again:?}")) })
-    })?;
-    let between = count()?;
-    std::thread::sleep(Duration::from_secs(1));
-    let after = count()?;
-    ensure(before < between && between < after, || format!("the writer stood still: {before}, {between}, {after}"))?;
-    space.delete_pod("app")
 }
