@@ -70,7 +70,8 @@ fn api_server(tools: &Tools, directory: &Path, credentials: &Credentials) -> Res
 }
 
 fn manager(tools: &Tools, directory: &Path, credentials: &Credentials) -> Result<Command> {
-    let mut manager = client(tools, "kube-controller-manager", directory, &credentials.kubeconfig("controller-manager")?)?;
+    let mut manager =
+        client(tools, "kube-controller-manager", directory, &credentials.kubeconfig("controller-manager")?)?;
     manager.arg("--use-service-account-credentials");
     manager.arg(format!("--root-ca-file={}", credentials.authority().display()));
     manager.arg(format!("--service-account-private-key-file={}", credentials.private_key().display()));

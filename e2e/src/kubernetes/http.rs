@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn answers() {
-        let answer = parse(b"HTTP/1.0 409 Conflict\r\nContent-Type: application/json\r\n\r\n{\"message\":\"there\"}").unwrap();
+        let answer =
+            parse(b"HTTP/1.0 409 Conflict\r\nContent-Type: application/json\r\n\r\n{\"message\":\"there\"}").unwrap();
         assert_eq!((answer.status, answer.message().as_str()), (409, "409: there"));
         let answer = parse(b"HTTP/1.0 200 OK\r\n\r\nplain").unwrap();
         assert_eq!((answer.status, answer.body), (200, Value::String("plain".to_owned())));

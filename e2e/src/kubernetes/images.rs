@@ -2,10 +2,10 @@
 //!
 //! They are imported once, into a containerd that runs for this alone; each node then starts with a clone of its state.
 
+use super::Tools;
 use super::node::containerd_settings;
 use super::place::Place;
 use super::process::{Daemon, wait_until};
-use super::Tools;
 use crate::failure::{Context, Result, ensure};
 use crate::lab::kernel::program;
 use serde_json::{Value, json};
@@ -36,7 +36,11 @@ pub(super) fn prepare(place: &Place, tools: &Tools, hawser: &Path) -> Result<()>
     std::fs::create_dir_all(&directory)?;
     let mut images = vec![
         Image { name: PAUSE.to_owned(), root: directory.join("pause"), entry_point: &["/bin/sleep", "2147483647"] },
-        Image { name: "hawser.test/busybox:lab".to_owned(), root: directory.join("busybox"), entry_point: &["/bin/sh"] },
+        Image {
+            name: "hawser.test/busybox:lab".to_owned(),
+            root: directory.join("busybox"),
+            entry_point: &["/bin/sh"],
+        },
         Image { name: "hawser.test/hawser:lab".to_owned(), root: directory.join("hawser"), entry_point: &["/hawser"] },
     ];
     let entry_points: Vec<(&str, String)> = SIDECARS.iter().map(|name| (*name, format!("/{name}"))).collect();
@@ -47,7 +51,8 @@ pub(super) fn prepare(place: &Place, tools: &Tools, hawser: &Path) -> Result<()>
     copy(hawser, &root.join("hawser"))?;
     FILE_SYSTEM_PROGRAMS.iter().try_for_each(|name| add_with_libraries(name, root))?;
     copy(Path::new("/etc/mke2fs.conf"), &root.join("etc/mke2fs.conf"))?;
-    let entry_points: Vec<(&str, [&str; 1])> = entry_points.iter().map(|(name, path)| (*name, [path.as_str()])).collect();
+    let entry_points: Vec<(&str, [&str; 1])> =
+        entry_points.iter().map(|(name, path)| (*name, [path.as_str()])).collect();
     for (name, entry_point) in &entry_points {
         let root = directory.join(name);
         copy(&tools.find(name)?, &root.join(name))?;
@@ -114,7 +119,10 @@ impl Importer {
         let socket = place.directory("importer")?.join("c.sock").display().to_string();
         let settings = directory.join("containerd.toml");
         // CRI needs what only nodes have.
-        let text = format!("disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n{}", containerd_settings(&directory.join("containerd"), &socket));
+        let text = format!(
+            "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n{}",
+            containerd_settings(&directory.join("containerd"), &socket)
+        );
         std::fs::write(&settings, text)?;
         let mut containerd = Command::new("containerd");
         containerd.arg("--config").arg(&settings);
@@ -141,7 +149,10 @@ impl Importer {
         write("config.json", self.config(image, sum))?;
         write("manifest.json", json!([{"Config": "config.json", "RepoTags": [image.name], "Layers": ["layer.tar"]}]))?;
         let file = self.directory.join("image.tar").display().to_string();
-        program("tar", &["-C", &archive.display().to_string(), "-cf", &file, "manifest.json", "config.json", "layer.tar"])?;
+        program(
+            "tar",
+            &["-C", &archive.display().to_string(), "-cf", &file, "manifest.json", "config.json", "layer.tar"],
+        )?;
         program("ctr", &["--address", &self.socket, "--namespace", "k8s.io", "images", "import", &file])?;
         std::fs::remove_file(file)?;
         Ok(std::fs::remove_dir_all(&image.root)?)

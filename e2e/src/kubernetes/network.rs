@@ -35,6 +35,8 @@ pub(super) fn pod_subnet(number: usize) -> String {
 pub(super) fn connect_node(number: usize, init: u32) -> Result<()> {
     let (link, init) = (node_link(number), init.to_string());
     let address = node_address(number);
+    // Of its earlier life; the kernel removes it a moment after the node's processes.
+    let _ = ip(&["link", "delete", &link]);
     ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &init])?;
     ip(&["link", "set", &link, "master", BRIDGE, "up"])?;
     let inside = |arguments: &[&str]| {

@@ -6,7 +6,7 @@ use super::control_plane::ControlPlane;
 use super::place::Place;
 use super::process::{Daemon, child_of, wait_until};
 use super::{Tools, images, network};
-use crate::failure::Result;
+use crate::failure::{Context, Result};
 use crate::lab::kernel::program;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -82,10 +82,7 @@ impl Node {
         let init = wait_until(&format!("{name}'s first process"), START_LIMIT, || {
             Ok(child_of(namespace.id()).filter(|_| ready.exists()).ok_or_else(|| namespace.last_lines()))
         })?;
-        // The link of its earlier life goes a moment after its processes.
-        wait_until(&format!("the network of {name}"), START_LIMIT, || {
-            Ok(network::connect_node(self.number, init).map_err(|failure| failure.to_string()))
-        })?;
+        network::connect_node(self.number, init).context(|| format!("the network of {name}"))?;
         let supervise = |program: &str, arguments: &[String]| {
             let mut supervised = inside(init, "sh");
             supervised.args(["-c", SUPERVISE, "sh"]).args(arguments);
@@ -138,9 +135,8 @@ impl Node {
             namespace(pid).as_ref() == Some(&own)
                 || std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|of| of.contains(&cgroup))
         };
-        let is_wanted = |pid: &u32| {
-            String::from_utf8_lossy(&command_line(*pid)).replace('\0', " ").contains(part) && is_here(*pid)
-        };
+        let is_wanted =
+            |pid: &u32| String::from_utf8_lossy(&command_line(*pid)).replace('\0', " ").contains(part) && is_here(*pid);
         pids.filter(is_wanted).collect()
     }
 }
@@ -152,7 +148,10 @@ fn prepare(place: &Place, directory: &Path, number: usize) -> Result<()> {
         std::fs::create_dir_all(directory.join(part))?;
     }
     images::clone_into(place, &lib.join("containerd"))?;
-    std::fs::write(lib.join("containerd.toml"), containerd_settings(Path::new("/var/lib/containerd"), CONTAINERD_SOCKET))?;
+    std::fs::write(
+        lib.join("containerd.toml"),
+        containerd_settings(Path::new("/var/lib/containerd"), CONTAINERD_SOCKET),
+    )?;
     let pods = json!({
         "cniVersion": "0.4.0",
         "name": "lab",
@@ -230,6 +229,8 @@ fn kubelet(
         // A volume is mounted only after the node's status names it, and detached only after it no longer does.
         // The default of 10 s would be most of the time of every scenario.
         "nodeStatusUpdateFrequency": "1s",
+        // How soon a pod is looked at again, whose volume has grown: a minute by default.
+        "syncFrequency": "10s",
         "enforceNodeAllocatable": [],
         "resolvConf": "",
         "makeIPTablesUtilChains": false,

@@ -169,7 +169,8 @@ impl LoopDevice {
         let columns = "NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE";
         let list = program("losetup", &["--list", "--noheadings", "--raw", "--output", columns])?;
         let devices = list.lines().filter_map(|line| {
-            let mut fields = line.split_whitespace().map(str::to_owned);
+            // Numbers are padded with spaces, which are written as \x20 here.
+            let mut fields = line.split_whitespace().map(|field| field.replace("\\x20", ""));
             Some(Self { name: fields.next()?, number: fields.next()?, file_on: fields.next()?, file: fields.next()? })
         });
         Ok(devices.collect())
@@ -196,7 +197,9 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
             found.push(path);
         }
     }
-    ensure(!found.is_empty(), || format!("there are no cgroups of version 1 in {CGROUPS}; the lab knows no others yet"))?;
+    ensure(!found.is_empty(), || {
+        format!("there are no cgroups of version 1 in {CGROUPS}; the lab knows no others yet")
+    })?;
     Ok(found)
 }
 

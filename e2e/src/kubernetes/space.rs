@@ -52,9 +52,9 @@ pub(super) fn pod_spec(volumes: &[Volume]) -> Value {
         let chosen = volumes.iter().filter(|volume| volume.is_block == block);
         chosen.map(|volume| json!({"name": volume.claim, path: volume.at})).collect()
     };
-    let sources = volumes.iter().map(|volume| {
-        json!({"name": volume.claim, "persistentVolumeClaim": {"claimName": volume.claim}})
-    });
+    let sources = volumes
+        .iter()
+        .map(|volume| json!({"name": volume.claim, "persistentVolumeClaim": {"claimName": volume.claim}}));
     json!({
         "automountServiceAccountToken": false,
         "terminationGracePeriodSeconds": 1,

@@ -25,7 +25,8 @@ pub(super) fn containerd_killed(space: &Space) -> Result<()> {
 
 fn while_writing(space: &Space, part: &str) -> Result<()> {
     let mut app = on_node(pod("app", &[Volume::at("data", "/data")]), "node-3");
-    let script = "n=0; while :; do n=$((n+1)); echo $n > /data/new && sync && mv /data/new /data/count; sleep 0.05; done";
+    let script =
+        "n=0; while :; do n=$((n+1)); echo $n > /data/new && sync && mv /data/new /data/count; sleep 0.05; done";
     app["spec"]["containers"][0]["args"] = json!(["-c", script]);
     space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &app)?;
     let count = || {
@@ -70,9 +71,7 @@ pub(super) fn controller_killed(space: &Space) -> Result<()> {
         space.lab.cluster.delete(&space.path("persistentvolumeclaims", name))?;
     }
     kill_controller(space)?;
-    names.iter().try_for_each(|name| {
-        space.lab.cluster.wait_gone(&space.path("persistentvolumeclaims", name), LIMIT)
-    })
+    names.iter().try_for_each(|name| space.lab.cluster.wait_gone(&space.path("persistentvolumeclaims", name), LIMIT))
 }
 
 fn kill_controller(space: &Space) -> Result<()> {
