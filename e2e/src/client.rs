@@ -344,8 +344,12 @@ pub(crate) fn survive_interrupts() -> std::io::Result<()> {
     Ok(())
 }
 
+pub(crate) fn is_interrupted() -> bool {
+    IS_INTERRUPTED.load(Ordering::SeqCst)
+}
+
 pub(crate) fn block<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    if IS_INTERRUPTED.load(Ordering::SeqCst) {
+    if is_interrupted() {
         return Err(Status::cancelled("interrupted"));
     }
     runtime().block_on(timed(call))

@@ -19,6 +19,7 @@ mod fencing;
 mod health;
 mod input;
 mod junit;
+mod kubernetes;
 mod lab;
 mod metadata;
 mod modify;
@@ -86,6 +87,8 @@ enum Suite {
     Damage,
     /// What the SnapshotMetadata service says of snapshots, against their bytes.
     Metadata,
+    /// A real Kubernetes on this machine, with hawser in it.
+    Kubernetes(kubernetes::Arguments),
     /// Measures; prints lines of JSON for `cargo xtask bench`.
     Bench {
         measure: bench::Measure,
@@ -100,7 +103,12 @@ const INSIDE: &str = "E2E_INSIDE";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if std::env::var_os(INSIDE).is_none() && can_enter_namespace() {
+    if let Suite::Kubernetes(wanted) = &arguments.suite
+        && !kubernetes::is_inside()
+    {
+        return kubernetes::outside(wanted);
+    }
+    if !kubernetes::is_inside() && std::env::var_os(INSIDE).is_none() && can_enter_namespace() {
         return enter_namespace();
     }
     let report = Report::new(arguments.filter.clone());
@@ -119,6 +127,7 @@ fn main() -> ExitCode {
         Suite::Input => input::suite(&report, hawser),
         Suite::Damage => damage::suite(&report, hawser),
         Suite::Metadata => metadata::suite(&report, hawser),
+        Suite::Kubernetes(wanted) => kubernetes::suite(&report, hawser, wanted),
         Suite::Bench { measure, quick } => bench::run(*measure, hawser, *quick),
     };
     if let Err(failure) = ended {

@@ -2,6 +2,7 @@
 //! logged and counted, which socket it comes in by, and what an orchestrator may be told that the driver can do.
 #![forbid(unsafe_code)]
 
+mod authority;
 mod call;
 pub mod health;
 mod metrics;
@@ -14,6 +15,7 @@ mod status;
 mod stream;
 mod trace;
 
+pub use authority::Connection;
 pub use call::{Call, Rpc};
 pub use metrics::Metrics;
 pub use profile::Profile;

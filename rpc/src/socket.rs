@@ -1,20 +1,22 @@
 //! The unix socket that a service listens on.
-//!
-//! Old clients send the socket's path as HTTP/2 `:authority`, which h2 refuses as malformed; kubelet, the official
-//! sidecars of the last years, Nomad and swarmkit send `localhost`.
 
+use crate::authority::Connection;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use volume::{Error, ErrorKind, Result};
 
 /// Connections, for tonic's `serve_with_incoming_shutdown`.
-pub type Incoming = UnixListenerStream;
+#[derive(Debug)]
+pub struct Incoming(UnixListenerStream);
 
 /// unix(7): `sun_path` has 108 bytes with the final zero.
 const MAX_PATH_BYTES: usize = 107;
@@ -83,7 +85,7 @@ pub async fn bind(path: &Path) -> Result<(Incoming, SocketFile)> {
     });
     let (listener, identity) = listener.map_err(failed)?;
     removed.map_err(failed)?;
-    Ok((UnixListenerStream::new(listener), SocketFile { path: path.to_owned(), identity }))
+    Ok((Incoming(UnixListenerStream::new(listener)), SocketFile { path: path.to_owned(), identity }))
 }
 
 fn bind_in(private: &Path, unfinished: &Path, path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
@@ -137,6 +139,14 @@ fn remove_if_there(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(absent) if absent.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.0).poll_next(context).map(|next| next.map(|stream| stream.map(Connection::new)))
     }
 }
 

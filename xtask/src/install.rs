@@ -84,44 +84,60 @@ pub(crate) fn print_tools() -> Result<bool, String> {
 }
 
 fn csi_sanity(log: &mut Log) -> Result<PathBuf, String> {
-    let directory = cache()?.join("tools").join(format!("csi-sanity-{SANITY_VERSION}-{}", std::env::consts::ARCH));
-    let program = directory.join("csi-sanity");
-    if program.is_file() {
-        return Ok(program);
-    }
-    let go = go(log)?;
-    build_beside(&directory, "csi-sanity", |building| {
-        let mut install = Command::new(&go);
+    let directory = cached(&format!("csi-sanity-{SANITY_VERSION}"), "csi-sanity", log, |building, go, log| {
+        let mut install = Command::new(go);
         install.args(["install", &format!("{SANITY_MODULE}@{SANITY_VERSION}")]).env("GOBIN", building);
-        run_go(&mut install, log).map_err(|error| format!("{SANITY_VERSION}: {error}"))
+        run_go(&mut install, TOOL_DEADLINE, log)
     })?;
-    Ok(program)
+    Ok(directory.join("csi-sanity"))
 }
 
-/// The directory of the clients, named by a hash of their source.
+/// The directory of the clients.
 fn csi_clients(workspace: &Workspace, log: &mut Log) -> Result<PathBuf, String> {
-    let source = workspace.root.join("e2e/tools/csi-client");
-    let directory =
-        cache()?.join("tools").join(format!("csi-client-{:016x}-{}", hash(&source)?, std::env::consts::ARCH));
-    if CLIENT_VERSIONS.iter().all(|version| directory.join(version).is_file()) {
-        return Ok(directory);
-    }
-    let go = go(log)?;
-    build_beside(&directory, CLIENT_VERSIONS[0], |building| {
+    let sources = Sources::of(workspace, "csi-client")?;
+    cached(&sources.name, CLIENT_VERSIONS[0], log, |building, go, log| {
         for version in CLIENT_VERSIONS {
-            let mut build = Command::new(&go);
+            let mut build = Command::new(go);
             build.args(["build", &format!("-modfile=csi-{version}.mod"), "-o"]).arg(building.join(version));
-            build.args(["-ldflags", &format!("-s -w -X main.version={version}"), "."]).current_dir(&source);
-            run_go(&mut build, log).map_err(|error| format!("for CSI {version}: {error}"))?;
+            build.args(["-ldflags", &format!("-s -w -X main.version={version}"), "."]).current_dir(&sources.directory);
+            run_go(&mut build, TOOL_DEADLINE, log).map_err(|error| format!("for CSI {version}: {error}"))?;
         }
         Ok(())
-    })?;
+    })
+}
+
+/// The source of a tool in e2e/tools, and the name of its directory in the cache, with a hash of the source.
+pub(crate) struct Sources {
+    pub(crate) directory: PathBuf,
+    pub(crate) name: String,
+}
+
+impl Sources {
+    pub(crate) fn of(workspace: &Workspace, tool: &str) -> Result<Self, String> {
+        let directory = workspace.root.join("e2e/tools").join(tool);
+        let name = format!("{tool}-{:016x}", hash(&directory)?);
+        Ok(Self { directory, name })
+    }
+}
+
+/// A tool's directory in the cache; built now when `program` is not in it.
+pub(crate) fn cached(
+    name: &str,
+    program: &str,
+    log: &mut Log,
+    build: impl FnOnce(&Path, &Path, &mut Log) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let directory = cache()?.join("tools").join(format!("{name}-{}", std::env::consts::ARCH));
+    if !directory.join(program).is_file() {
+        let go = go(log)?;
+        build_beside(&directory, program, |building| build(building, &go, log))?;
+    }
     Ok(directory)
 }
 
-fn run_go(command: &mut Command, log: &mut Log) -> Result<(), String> {
+pub(crate) fn run_go(command: &mut Command, deadline: Duration, log: &mut Log) -> Result<(), String> {
     command.env("GOTOOLCHAIN", "auto").env("CGO_ENABLED", "0").env("GOFLAGS", "-trimpath");
-    process::run(command, TOOL_DEADLINE, log, &mut |_| {})
+    process::run(command, deadline, log, &mut |_| {})
 }
 
 /// Has a tool built beside its directory and renames it, so that an interrupted build is never taken for a tool.
@@ -214,7 +230,7 @@ fn newer_go(old: &Path, log: &mut Log) -> Result<PathBuf, String> {
     Ok(copy.join("bin/go"))
 }
 
-fn apt_install(packages: &[&str], log: &mut Log) -> Result<(), String> {
+pub(crate) fn apt_install(packages: &[&str], log: &mut Log) -> Result<(), String> {
     let names = packages.join(" ");
     if !process::is_installed("apt-get") {
         return Err(format!("missing, and this is not Debian: install what Debian calls {names}"));

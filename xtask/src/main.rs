@@ -1,5 +1,5 @@
 //! `cargo xtask test` runs everything that says whether this tree works; `tidy` and `tools` are parts of it by themselves.
-//! `cargo xtask bench` says how fast it is.
+//! `cargo xtask bench` says how fast it is, `cargo xtask e2e kubernetes` how it does in a real Kubernetes.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
@@ -10,6 +10,7 @@ mod bench;
 mod binaries;
 mod counts;
 mod install;
+mod kubernetes;
 mod libtest;
 mod process;
 mod simulate;
@@ -33,6 +34,8 @@ enum Command {
     Test(steps::TestArguments),
     /// Measures: against the usual way of doing it and against the bare system calls, in one run.
     Bench(bench::BenchArguments),
+    /// Tests that take long to set up: a real Kubernetes.
+    E2e(kubernetes::EndToEndArguments),
     /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
     Tidy,
     /// Plays simulated histories of the supervisor under faults (failover/src/sim).
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Test(arguments) => steps::test(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::E2e(arguments) => kubernetes::end_to_end(&arguments),
         Command::Tidy => tidy::print(),
         Command::Simulate(arguments) => simulate::simulate(&arguments),
         Command::Tools => install::print_tools(),

@@ -1,0 +1,61 @@
+//! hawser in the cluster, with what the cluster needs for it.
+
+use super::cluster::Cluster;
+use super::place::Place;
+use super::process::Daemon;
+use super::{NODES, Tools};
+use crate::failure::{Context, Result, ensure};
+use std::path::Path;
+use std::time::Duration;
+
+const MANIFESTS: [(&str, &str); 4] = [
+    ("rbac", include_str!("manifests/rbac.yaml")),
+    ("controller", include_str!("manifests/controller.yaml")),
+    ("node", include_str!("manifests/node.yaml")),
+    ("classes", include_str!("manifests/classes.yaml")),
+];
+const START_LIMIT: Duration = Duration::from_secs(240);
+
+/// The snapshot controller is the cluster's, not hawser's, and runs beside the API server.
+pub(super) fn install(cluster: &Cluster, tools: &Tools, place: &Place, admin: &Path) -> Result<Daemon> {
+    let definitions = tools.find("crds")?;
+    let mut files: Vec<_> = std::fs::read_dir(&definitions)?.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    ensure(!files.is_empty(), || format!("{} has no definitions", definitions.display()))?;
+    files.sort();
+    for file in &files {
+        cluster.apply(&std::fs::read_to_string(file)?).context(|| file.display().to_string())?;
+    }
+    let mut snapshots = tools.command("snapshot-controller")?;
+    snapshots.arg("--kubeconfig").arg(admin).args(["--feature-gates=CSIVolumeGroupSnapshot=true", "--http-endpoint="]);
+    let snapshots = Daemon::start("snapshot-controller", snapshots, place.logs())?;
+    for (name, text) in MANIFESTS {
+        cluster.apply(text).context(|| format!("the manifest {name}"))?;
+    }
+    cluster.wait("hawser's controller", START_LIMIT, || {
+        let controller = cluster.get("/apis/apps/v1/namespaces/hawser/deployments/hawser-controller")?;
+        let is_ready = controller["status"]["readyReplicas"] == 1;
+        Ok(if is_ready { Ok(()) } else { Err(pods(cluster)) })
+    })?;
+    for node in NODES {
+        cluster.wait(&format!("hawser on {node}"), START_LIMIT, || {
+            let drivers = cluster.find(&format!("/apis/storage.k8s.io/v1/csinodes/{node}"))?;
+            let drivers = drivers.map(|object| object["spec"]["drivers"].clone()).unwrap_or_default();
+            let is_there = drivers.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "csi.hawser.dev"));
+            Ok(if is_there { Ok(()) } else { Err(pods(cluster)) })
+        })?;
+    }
+    Ok(snapshots)
+}
+
+/// What hawser's pods are at.
+fn pods(cluster: &Cluster) -> String {
+    let pods = cluster.list("/api/v1/namespaces/hawser/pods").unwrap_or_default();
+    let states = pods.iter().map(|pod| {
+        let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let waiting = containers.iter().filter(|container| container["ready"] != true);
+        let waiting: Vec<String> = waiting.map(|one| format!("{} {}", one["name"], one["state"])).collect();
+        format!("{} {} {}", pod["metadata"]["name"], pod["status"]["phase"], waiting.join(", "))
+    });
+    format!("{}; {}", states.collect::<Vec<_>>().join("; "), cluster.warnings("hawser"))
+}

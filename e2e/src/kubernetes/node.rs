@@ -1,0 +1,254 @@
+//! A node: namespaces with a containerd and a kubelet in them.
+//!
+//! Each sees a `/var/lib`, `/var/log` and `/run` of its own at the usual paths, and the pool that all share.
+
+use super::control_plane::ControlPlane;
+use super::place::Place;
+use super::process::{Daemon, child_of, wait_until};
+use super::{Tools, images, network};
+use crate::failure::{Context, Result};
+use crate::lab::kernel::program;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub(super) struct Node {
+    pub(super) name: String,
+    number: usize,
+    directory: PathBuf,
+    logs: PathBuf,
+    pool: PathBuf,
+    kubelet: Vec<String>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends with the node.
+struct Running {
+    /// The first process of its process namespace; with it all others end.
+    init: u32,
+    _daemons: [Daemon; 3],
+}
+
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+const START_LIMIT: Duration = Duration::from_secs(90);
+
+/// The first process: makes the mounts, then waits for the orphans of containers. Mounts are bound before they are shared,
+/// else what is mounted on one would appear on the other too.
+const INIT: &str = r#"set -e
+hostname "$1"
+mount --bind "$2/lib" /var/lib
+mount --bind "$2/log" /var/log
+mount -t tmpfs none /run
+mount --bind "$3" /var/lib/hawser/pool
+mount --make-rshared /
+echo 1 > /proc/sys/net/ipv4/ip_forward
+touch "$2/ready"
+while :; do sleep 1000 & wait; done"#;
+
+/// As a service manager does. A kubelet ends when it finds its containerd still starting.
+const SUPERVISE: &str = r#"while :; do "$@"; sleep 0.3; done"#;
+
+impl Node {
+    pub(super) fn start(
+        place: &Place,
+        tools: &Tools,
+        control_plane: &ControlPlane,
+        name: &str,
+        number: usize,
+    ) -> Result<Self> {
+        let directory = place.node(name);
+        prepare(place, &directory, number)?;
+        let node = Self {
+            name: name.to_owned(),
+            number,
+            kubelet: kubelet(place, tools, control_plane, name, number, &directory)?,
+            directory,
+            logs: place.logs().to_owned(),
+            pool: place.pool(),
+            running: Mutex::new(None),
+        };
+        node.boot()?;
+        Ok(node)
+    }
+
+    /// Starts it, with the state that it had when it was killed.
+    pub(super) fn boot(&self) -> Result<()> {
+        let name = &self.name;
+        let ready = self.directory.join("ready");
+        let _ = std::fs::remove_file(&ready);
+        let namespace = self.namespace()?;
+        let init = wait_until(&format!("{name}'s first process"), START_LIMIT, || {
+            Ok(child_of(namespace.id()).filter(|_| ready.exists()).ok_or_else(|| namespace.last_lines()))
+        })?;
+        network::connect_node(self.number, init).context(|| format!("the network of {name}"))?;
+        let supervise = |program: &str, arguments: &[String]| {
+            let mut supervised = inside(init, "sh");
+            supervised.args(["-c", SUPERVISE, "sh"]).args(arguments);
+            Daemon::start(&format!("{program}-{name}"), supervised, &self.logs)
+        };
+        let containerd = ["containerd", "--config", "/var/lib/containerd.toml"].map(str::to_owned);
+        let containerd = supervise("containerd", &containerd)?;
+        wait_until(&format!("{name}'s containerd"), START_LIMIT, || {
+            let version = run_inside(init, &["ctr", "--timeout", "5s", "version"]);
+            Ok(version.map(drop).map_err(|failure| format!("{failure}; {}", containerd.last_lines())))
+        })?;
+        let kubelet = supervise("kubelet", &self.kubelet)?;
+        *self.running() = Some(Running { init, _daemons: [kubelet, containerd, namespace] });
+        Ok(())
+    }
+
+    /// At once, with everything that runs on it and its network.
+    pub(super) fn kill(&self) -> Result<()> {
+        let running = self.running().take().ok_or_else(|| format!("{} does not run", self.name))?;
+        program("kill", &["-KILL", &running.init.to_string()]).map(drop)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn namespace(&self) -> Result<Daemon> {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        unshare.args(["--propagation", "private", "--", "sh", "-c", INIT, "sh", &self.name]);
+        unshare.arg(&self.directory).arg(&self.pool);
+        Daemon::start(&format!("namespace-{}", self.name), unshare, &self.logs)
+    }
+
+    /// What the containers wrote to their standard output, as kubelet keeps it.
+    pub(super) fn pod_logs(&self) -> PathBuf {
+        self.directory.join("log/pods")
+    }
+
+    /// Ids of the node's processes, as seen from outside of it, whose command line contains `part`: its own by their
+    /// network, those of containers by their cgroups.
+    pub(super) fn processes(&self, part: &str) -> Vec<u32> {
+        let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let Some(own) = self.running().as_ref().and_then(|running| namespace(running.init)) else { return Vec::new() };
+        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let command_line = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let cgroup = format!("/{}/", self.name);
+        let is_here = |pid: u32| {
+            namespace(pid).as_ref() == Some(&own)
+                || std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|of| of.contains(&cgroup))
+        };
+        let is_wanted =
+            |pid: &u32| String::from_utf8_lossy(&command_line(*pid)).replace('\0', " ").contains(part) && is_here(*pid);
+        pids.filter(is_wanted).collect()
+    }
+}
+
+/// What its files are before it starts.
+fn prepare(place: &Place, directory: &Path, number: usize) -> Result<()> {
+    let lib = directory.join("lib");
+    for part in ["lib/kubelet", "lib/hawser/pool", "lib/cni/conf", "log"] {
+        std::fs::create_dir_all(directory.join(part))?;
+    }
+    images::clone_into(place, &lib.join("containerd"))?;
+    std::fs::write(
+        lib.join("containerd.toml"),
+        containerd_settings(Path::new("/var/lib/containerd"), CONTAINERD_SOCKET),
+    )?;
+    let pods = json!({
+        "cniVersion": "0.4.0",
+        "name": "lab",
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "pods0",
+            "isGateway": true,
+            "ipMasq": false,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": network::pod_subnet(number)}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }],
+    });
+    std::fs::write(lib.join("cni/conf/lab.conflist"), pods.to_string())?;
+    Ok(())
+}
+
+/// A program in all namespaces of the process `init`.
+fn inside(init: u32, program: &str) -> Command {
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--target", &init.to_string(), "--mount", "--uts", "--net", "--pid", "--", program]);
+    nsenter
+}
+
+fn run_inside(init: u32, arguments: &[&str]) -> Result<String> {
+    let target = init.to_string();
+    let namespaces = ["--target", &target, "--mount", "--uts", "--net", "--pid", "--"];
+    program("nsenter", &[&namespaces, arguments].concat())
+}
+
+/// For a containerd of version 1.6. Without CAP_SYS_RESOURCE nobody may lower an oom_score_adj, so it must not try.
+pub(super) fn containerd_settings(root: &Path, socket: &str) -> String {
+    let state = Path::new(socket).parent().unwrap_or(Path::new("/run")).display();
+    format!(
+        r#"version = 2
+root = "{}"
+state = "{state}"
+[grpc]
+address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{}"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "/var/lib/cni/conf"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+"#,
+        root.display(),
+        images::PAUSE
+    )
+}
+
+fn kubelet(
+    place: &Place,
+    tools: &Tools,
+    control_plane: &ControlPlane,
+    name: &str,
+    number: usize,
+    directory: &Path,
+) -> Result<Vec<String>> {
+    let settings = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "clusterDNS": [network::HOST],
+        // It listens in the lab's own network alone, and the API server has no certificate to show to it.
+        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": place.create_cgroup(name)?,
+        "failCgroupV1": false,
+        // A volume is mounted only after the node's status names it, and detached only after it no longer does.
+        // The default of 10 s would be most of the time of every scenario.
+        "nodeStatusUpdateFrequency": "1s",
+        // How soon a pod is looked at again, whose volume has grown: a minute by default.
+        "syncFrequency": "10s",
+        "enforceNodeAllocatable": [],
+        "resolvConf": "",
+        "makeIPTablesUtilChains": false,
+        "failSwapOn": false,
+        // The disk is the machine's, and so are its other users.
+        "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
+        "imageGCHighThresholdPercent": 100,
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+        "maxPods": 250,
+    });
+    let path = directory.join("lib/kubelet.json");
+    std::fs::write(&path, settings.to_string())?;
+    Ok(vec![
+        tools.find("kubelet")?.display().to_string(),
+        "--config=/var/lib/kubelet.json".to_owned(),
+        format!("--kubeconfig={}", control_plane.credentials.kubeconfig(name)?.display()),
+        format!("--hostname-override={name}"),
+        format!("--node-ip={}", network::node_address(number)),
+        "--root-dir=/var/lib/kubelet".to_owned(),
+    ])
+}

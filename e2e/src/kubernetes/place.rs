@@ -1,0 +1,216 @@
+//! Where the lab is on disk, and what of it outlives its processes.
+
+use crate::failure::{Context, Result, ensure};
+use crate::lab::kernel::program;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// `<temporary directory>/hawser-kubernetes-<process id>`, and cgroups of that name.
+pub(super) struct Place {
+    root: PathBuf,
+    logs: PathBuf,
+}
+
+/// Locked by the process outside as long as it lives.
+const LOCK: &str = "lock";
+const PREFIX: &str = "hawser-kubernetes-";
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// One xfs for what the nodes keep, where images are cloned for each of them, and one for the pool that they share.
+/// Both are sparse.
+const FILE_SYSTEMS: [(&str, u64); 2] = [("nodes", 32 << 30), ("pool", 16 << 30)];
+/// How long the kernel may take to let go of what ended processes had.
+const RELEASE_LIMIT: Duration = Duration::from_secs(60);
+
+impl Place {
+    pub(super) fn create(logs: &Path) -> Result<(Self, File)> {
+        let root = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
+        std::fs::create_dir(&root).context(|| root.display().to_string())?;
+        let lock = File::create(root.join(LOCK))?;
+        lock.lock()?;
+        match std::fs::remove_dir_all(logs) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => std::fs::create_dir_all(logs)?,
+        }
+        Ok((Self { root, logs: std::path::absolute(logs)? }, lock))
+    }
+
+    pub(super) fn inside(root: PathBuf, logs: &Path) -> Result<Self> {
+        Ok(Self { root, logs: std::path::absolute(logs)? })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    pub(super) fn pool(&self) -> PathBuf {
+        self.root.join("pool")
+    }
+
+    /// Where a node keeps its state, on a file system that clones files.
+    pub(super) fn node(&self, name: &str) -> PathBuf {
+        self.root.join("nodes").join(name)
+    }
+
+    /// A directory for small files, made now.
+    pub(super) fn directory(&self, name: &str) -> Result<PathBuf> {
+        let directory = self.root.join(name);
+        std::fs::create_dir_all(&directory)?;
+        Ok(directory)
+    }
+
+    /// Before any node is started, so that all of them see the same file systems.
+    pub(super) fn mount_file_systems(&self) -> Result<()> {
+        for (name, bytes) in FILE_SYSTEMS {
+            let image = self.root.join(format!("{name}.img")).to_string_lossy().into_owned();
+            let mount_point = self.directory(name)?.to_string_lossy().into_owned();
+            File::create(&image)?.set_len(bytes)?;
+            program("mkfs.xfs", &["-q", "-m", "reflink=1", &image])?;
+            program("mount", &["-o", "loop", &image, &mount_point]).context(|| format!("mounting {image}"))?;
+        }
+        Ok(())
+    }
+
+    /// Loop devices whose files are in the pool.
+    pub(super) fn volume_loops(&self) -> Result<Vec<String>> {
+        let devices = LoopDevice::all()?;
+        let image = self.root.join("pool.img");
+        let own = devices.iter().find(|device| Path::new(&device.file) == image).ok_or("the pool is not mounted")?;
+        Ok(devices.iter().filter(|device| device.file_on == own.number).map(|device| device.name.clone()).collect())
+    }
+
+    /// A cgroup of this name in each hierarchy of version 1, with this machine's processors and memory; its path below
+    /// each.
+    pub(super) fn create_cgroup(&self, name: &str) -> Result<String> {
+        let path = format!("{}/{name}", self.cgroup());
+        for hierarchy in hierarchies()? {
+            std::fs::create_dir_all(hierarchy.join(&path)).context(|| format!("the cgroup {path} of {hierarchy:?}"))?;
+            let mut below = hierarchy.clone();
+            for part in Path::new(&path) {
+                let parent = below.clone();
+                below.push(part);
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    // Only the cpuset hierarchy has them.
+                    if let Ok(value) = std::fs::read(parent.join(file)) {
+                        std::fs::write(below.join(file), value)?;
+                    }
+                }
+            }
+        }
+        Ok(format!("/{path}"))
+    }
+
+    fn cgroup(&self) -> String {
+        self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// After all processes have ended: loop devices, cgroups and files.
+    pub(super) fn clear(&self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let left = self.clear_once();
+            match left {
+                Ok(()) => break,
+                Err(failure) if began.elapsed() > RELEASE_LIMIT => {
+                    return Err(failure).context(|| format!("cannot clear up after {}", self.root.display()));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+        std::fs::remove_dir_all(&self.root).context(|| self.root.display().to_string())
+    }
+
+    fn clear_once(&self) -> Result<()> {
+        // All of them, whatever holds one.
+        let detached = FILE_SYSTEMS.map(|(name, _)| detach_all_on(&self.root.join(format!("{name}.img"))));
+        detached.into_iter().collect::<Result<()>>()?;
+        let mounts = crate::lab::kernel::mounts_below(&self.root)?;
+        ensure(mounts.is_empty(), || format!("mounts are left: {mounts:?}"))?;
+        // Version 2 has some as well, which runc makes.
+        let hierarchies = std::fs::read_dir(CGROUPS)?.flatten().filter(|entry| !entry.path().is_symlink());
+        hierarchies.map(|entry| entry.path().join(self.cgroup())).try_for_each(|path| remove_cgroup(&path))
+    }
+}
+
+/// What earlier runs left that were killed before they could clear up.
+pub(super) fn clear_left_behind() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for root in entries.flatten().map(|entry| entry.path()) {
+        let is_place = root.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        if !is_place {
+            continue;
+        }
+        // A run that lives holds its lock.
+        let Ok(lock) = File::open(root.join(LOCK)) else { continue };
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        let place = Place { root, logs: PathBuf::new() };
+        if let Err(failure) = place.clear() {
+            println!("of an earlier run: {failure}");
+        }
+    }
+}
+
+struct LoopDevice {
+    name: String,
+    /// Its number as a block device, and that of the file system that its file is on.
+    number: String,
+    file_on: String,
+    file: String,
+}
+
+impl LoopDevice {
+    fn all() -> Result<Vec<Self>> {
+        let columns = "NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE";
+        let list = program("losetup", &["--list", "--noheadings", "--raw", "--output", columns])?;
+        let devices = list.lines().filter_map(|line| {
+            // Numbers are padded with spaces, which are written as \x20 here.
+            let mut fields = line.split_whitespace().map(|field| field.replace("\\x20", ""));
+            Some(Self { name: fields.next()?, number: fields.next()?, file_on: fields.next()?, file: fields.next()? })
+        });
+        Ok(devices.collect())
+    }
+}
+
+/// Detaches the loop devices whose files are on the file system in `image`; that of the image itself goes with its mount.
+/// They are found by device numbers: their paths mean nothing once the namespace is gone in which the files were opened.
+fn detach_all_on(image: &Path) -> Result<()> {
+    let devices = LoopDevice::all()?;
+    let Some(own) = devices.iter().find(|device| Path::new(&device.file) == image) else { return Ok(()) };
+    for device in devices.iter().filter(|device| device.file_on == own.number) {
+        program("losetup", &["--detach", &device.name])?;
+    }
+    Err(format!("{} is still in use", image.display()).into())
+}
+
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(CGROUPS).context(|| CGROUPS.to_owned())?.flatten() {
+        // Links are other names of the same ones, and version 2 has a file that says what it can do.
+        let path = entry.path();
+        if !path.is_symlink() && path.join("cgroup.procs").exists() && !path.join("cgroup.controllers").exists() {
+            found.push(path);
+        }
+    }
+    ensure(!found.is_empty(), || {
+        format!("there are no cgroups of version 1 in {CGROUPS}; the lab knows no others yet")
+    })?;
+    Ok(found)
+}
+
+fn remove_cgroup(path: &Path) -> Result<()> {
+    if !path.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    std::fs::remove_dir(path).context(|| format!("the cgroup {}", path.display()))
+}

@@ -1,0 +1,205 @@
+//! A namespace of one scenario, and the objects in it.
+
+use super::Lab;
+use super::cluster::has_condition;
+use super::process::Seen;
+use crate::failure::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// What the scenario is still waiting for is in its error; a machine that is busy with other things is slow.
+pub(super) const LIMIT: Duration = Duration::from_secs(180);
+
+pub(super) struct Space<'a> {
+    pub(super) lab: &'a Lab,
+    pub(super) name: String,
+}
+
+/// A volume in a pod.
+pub(super) struct Volume<'a> {
+    pub(super) claim: &'a str,
+    /// Where it is mounted, or the path of the device.
+    pub(super) at: &'a str,
+    pub(super) is_block: bool,
+}
+
+impl<'a> Volume<'a> {
+    pub(super) fn at(claim: &'a str, at: &'a str) -> Self {
+        Self { claim, at, is_block: false }
+    }
+}
+
+pub(super) fn claim(name: &str, class: &str, access: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "storageClassName": class,
+            "accessModes": [access],
+            "resources": {"requests": {"storage": size}},
+        },
+    })
+}
+
+/// A pod that sleeps.
+pub(super) fn pod(name: &str, volumes: &[Volume]) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod_spec(volumes)})
+}
+
+pub(super) fn pod_spec(volumes: &[Volume]) -> Value {
+    let of = |block: bool, path: &str| -> Vec<Value> {
+        let chosen = volumes.iter().filter(|volume| volume.is_block == block);
+        chosen.map(|volume| json!({"name": volume.claim, path: volume.at})).collect()
+    };
+    let sources = volumes
+        .iter()
+        .map(|volume| json!({"name": volume.claim, "persistentVolumeClaim": {"claimName": volume.claim}}));
+    json!({
+        "automountServiceAccountToken": false,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{
+            "name": "main",
+            "image": "hawser.test/busybox:lab",
+            "imagePullPolicy": "Never",
+            "args": ["-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"],
+            "volumeMounts": of(false, "mountPath"),
+            "volumeDevices": of(true, "devicePath"),
+        }],
+        "volumes": sources.collect::<Vec<_>>(),
+    })
+}
+
+/// Has the scheduler choose this node.
+pub(super) fn on_node(mut pod: Value, node: &str) -> Value {
+    pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+    pod
+}
+
+impl<'a> Space<'a> {
+    pub(super) fn open(lab: &'a Lab, name: &str) -> Result<Self> {
+        let space = Self { lab, name: name.to_owned() };
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        lab.cluster.create("/api/v1/namespaces", &object)?;
+        // No pod is admitted before.
+        lab.cluster.wait("the namespace's service account", LIMIT, || {
+            let account = lab.cluster.find(&space.path("serviceaccounts", "default"))?;
+            Ok(account.map(drop).ok_or_else(|| "it is not there".to_owned()))
+        })?;
+        Ok(space)
+    }
+
+    /// Of objects of the core API.
+    pub(super) fn path(&self, kind: &str, name: &str) -> String {
+        format!("/api/v1/namespaces/{}/{kind}/{name}", self.name)
+    }
+
+    pub(super) fn create(&self, kind: &str, object: &Value) -> Result<()> {
+        self.lab.cluster.create(&format!("/api/v1/namespaces/{}/{kind}", self.name), object).map(drop)
+    }
+
+    pub(super) fn create_claim(&self, claim: &Value) -> Result<()> {
+        self.create("persistentvolumeclaims", claim)
+    }
+
+    pub(super) fn create_pod(&self, pod: &Value) -> Result<()> {
+        self.create("pods", pod)
+    }
+
+    /// Creates a claim and a pod that mounts it at /data, and waits for both.
+    pub(super) fn start(&self, claim: &Value, pod: &Value) -> Result<()> {
+        let began = Instant::now();
+        self.create_claim(claim)?;
+        self.create_pod(pod)?;
+        self.wait_bound(name_of(claim))?;
+        let bound = began.elapsed();
+        self.wait_running(name_of(pod))?;
+        self.time("claim bound", bound);
+        self.time("pod running", began.elapsed());
+        Ok(())
+    }
+
+    pub(super) fn time(&self, what: &str, took: Duration) {
+        println!("time: {}: {what}: {:.2} s", self.name, took.as_secs_f64());
+    }
+
+    /// The name of its volume.
+    pub(super) fn wait_bound(&self, claim: &str) -> Result<String> {
+        self.look(&format!("claim {claim} bound"), || {
+            let object = self.lab.cluster.get(&self.path("persistentvolumeclaims", claim))?;
+            Ok(match (&object["status"]["phase"], object["spec"]["volumeName"].as_str()) {
+                (phase, Some(volume)) if phase == "Bound" => Ok(volume.to_owned()),
+                (phase, _) => Err(phase.to_string()),
+            })
+        })
+    }
+
+    /// Ready, that is: its container runs. The node where it is.
+    pub(super) fn wait_running(&self, pod: &str) -> Result<String> {
+        self.look(&format!("pod {pod} running"), || {
+            let object = self.lab.cluster.find(&self.path("pods", pod))?;
+            Ok(match object {
+                Some(object) if has_condition(&object, "Ready") => {
+                    Ok(object["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
+                }
+                Some(object) => Err(object["status"]["phase"].to_string()),
+                None => Err("there is none".to_owned()),
+            })
+        })
+    }
+
+    pub(super) fn look<T>(&self, what: &str, look: impl FnMut() -> Result<Seen<T>>) -> Result<T> {
+        let found = self.lab.cluster.wait(what, LIMIT, look);
+        found.map_err(|failure| format!("{failure}; {}", self.lab.cluster.warnings(&self.name)).into())
+    }
+
+    /// Runs a line of shell in a pod.
+    pub(super) fn sh(&self, pod: &str, line: &str) -> Result<String> {
+        let said = self.lab.cluster.exec(&self.name, pod, &["sh", "-c", line])?;
+        Ok(said.trim().to_owned())
+    }
+
+    /// Writes a file in a pod, to the disk.
+    pub(super) fn write(&self, pod: &str, path: &str, text: &str) -> Result<()> {
+        self.sh(pod, &format!("echo {text} > {path} && sync")).map(drop)
+    }
+
+    pub(super) fn ensure_content(&self, pod: &str, path: &str, text: &str) -> Result<()> {
+        let found = self.sh(pod, &format!("cat {path}"))?;
+        ensure(found == text, || format!("{path} in {pod} says {found:?}, not {text:?}"))
+    }
+
+    pub(super) fn delete_pod(&self, pod: &str) -> Result<()> {
+        self.lab.cluster.delete(&self.path("pods", pod))?;
+        self.lab.cluster.wait_gone(&self.path("pods", pod), LIMIT)
+    }
+
+    /// Removes everything in it, and waits until its volumes are gone from the cluster and from the pool.
+    pub(super) fn close(self) -> Result<()> {
+        let began = Instant::now();
+        let cluster = &self.lab.cluster;
+        let volumes = self.volumes()?;
+        let handles = volumes.iter().filter_map(|volume| volume["spec"]["csi"]["volumeHandle"].as_str());
+        let directories: Vec<_> = handles.map(|id| self.lab.place.pool().join("volumes").join(id)).collect();
+        let path = format!("/api/v1/namespaces/{}", self.name);
+        cluster.delete(&path)?;
+        cluster.wait_gone(&path, LIMIT)?;
+        self.look("its volumes deleted", || {
+            let left = self.volumes()?;
+            Ok(if left.is_empty() { Ok(()) } else { Err(json!(left).to_string()) })
+        })?;
+        self.time("removed", began.elapsed());
+        let left: Vec<_> = directories.iter().filter(|directory| directory.exists()).collect();
+        ensure(left.is_empty(), || format!("the pool still has {left:?}"))
+    }
+
+    /// The persistent volumes of its claims.
+    pub(super) fn volumes(&self) -> Result<Vec<Value>> {
+        let all = self.lab.cluster.list("/api/v1/persistentvolumes").context(|| "its volumes".to_owned())?;
+        Ok(all.into_iter().filter(|volume| volume["spec"]["claimRef"]["namespace"] == *self.name).collect())
+    }
+}
+
+pub(super) fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
