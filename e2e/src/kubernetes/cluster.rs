@@ -68,7 +68,15 @@ impl Cluster {
 
     /// Fine when it is gone.
     pub(super) fn delete(&self, path: &str) -> Result<()> {
-        let options = json!({"propagationPolicy": "Background"});
+        self.delete_with(path, json!({"propagationPolicy": "Background"}))
+    }
+
+    /// A pod, without waiting for its node.
+    pub(super) fn delete_at_once(&self, path: &str) -> Result<()> {
+        self.delete_with(path, json!({"gracePeriodSeconds": 0}))
+    }
+
+    fn delete_with(&self, path: &str, options: Value) -> Result<()> {
         let answer = http::request(&self.socket, "DELETE", path, Some(("application/json", &options)))?;
         if answer.status == 404 { Ok(()) } else { done("DELETE", path, answer).map(drop) }
     }

@@ -49,6 +49,8 @@ const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 
 /// Names the lab's directory to the process inside.
 const PLACE: &str = "E2E_KUBERNETES";
+/// Holds the id of the process inside, as it is known outside.
+const INSIDE_ID: &str = "inside";
 /// How long the process inside may take to end once it was asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const NODE_LIMIT: Duration = Duration::from_secs(180);
@@ -77,12 +79,14 @@ fn run_inside(arguments: &Arguments) -> Result<ExitCode> {
     inside.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--net", "--pid"]);
     inside.args(["--fork", "--kill-child", "--mount-proc", "--"]).arg(std::env::current_exe()?);
     inside.args(std::env::args_os().skip(1)).env(PLACE, place.root());
-    let ended = inside.spawn().context(|| "cannot start setpriv(1)".to_owned()).and_then(|mut child| wait(&mut child));
+    let ended =
+        inside.spawn().context(|| "cannot start setpriv(1)".to_owned()).and_then(|mut child| wait(&mut child, &place));
     place.clear()?;
     ended
 }
 
-fn wait(child: &mut Child) -> Result<ExitCode> {
+fn wait(child: &mut Child, place: &Place) -> Result<ExitCode> {
+    let mut inside = None;
     let mut asked = None;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -93,11 +97,15 @@ fn wait(child: &mut Child) -> Result<ExitCode> {
                 (None, signal) => Err(format!("the process inside was ended by signal {signal:?}").into()),
             };
         }
+        if inside.is_none() {
+            inside = process::child_of(child.id());
+            let id = inside.map(|id| id.to_string()).unwrap_or_default();
+            std::fs::write(place.root().join(INSIDE_ID), id)?;
+        }
         if is_interrupted() {
             let since = asked.get_or_insert_with(|| {
-                // It is the first of its processes, and hears of signals that it waits for alone.
-                let inside = process::child_of(child.id()).map(|inside| inside.to_string());
-                let _ = inside.map(|inside| program("kill", &["-TERM", &inside]));
+                // The first of its processes hears of signals that it waits for alone.
+                let _ = inside.map(|id| program("kill", &["-TERM", &id.to_string()]));
                 Instant::now()
             });
             if since.elapsed() > STOP_LIMIT {
@@ -116,7 +124,7 @@ pub(crate) fn suite(report: &Report, hawser: &Path, arguments: &Arguments) -> Re
     let lab = Lab::start(place, &tools, hawser)?;
     scenarios::all(report, &lab);
     if arguments.keep {
-        lab.explain();
+        lab.explain()?;
         while !is_interrupted() {
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -178,12 +186,14 @@ impl Lab {
         Ok(Self { _snapshot_controller: snapshot_controller, cluster, nodes, _control_plane: control_plane, place })
     }
     /// How to look into the cluster while it is kept.
-    fn explain(&self) {
+    fn explain(&self) -> Result<()> {
+        let id = std::fs::read_to_string(self.place.root().join(INSIDE_ID))?;
         println!("the cluster is up until this is interrupted; in it, from another terminal:");
         println!(
-            "    nsenter --target $(pgrep --oldest --full '^kube-apiserver|/kube-apiserver ') --mount --net --pid -- {}",
+            "    nsenter --target {id} --mount --net --pid -- {} get pods --all-namespaces",
             self.cluster.kubectl_line()
         );
+        Ok(())
     }
 
     /// What the containers said, beside the logs of the components.

@@ -21,6 +21,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const FILE_SYSTEMS: [(&str, u64); 2] = [("nodes", 32 << 30), ("pool", 16 << 30)];
 /// How long the kernel may take to let go of what ended processes had.
 const RELEASE_LIMIT: Duration = Duration::from_secs(60);
+/// What nobody let go of since an earlier run is not waited for again.
+const LEFT_BEHIND_LIMIT: Duration = Duration::from_secs(2);
 
 impl Place {
     pub(super) fn create(logs: &Path) -> Result<(Self, File)> {
@@ -110,12 +112,16 @@ impl Place {
 
     /// After all processes have ended: loop devices, cgroups and files.
     pub(super) fn clear(&self) -> Result<()> {
+        self.clear_within(RELEASE_LIMIT)
+    }
+
+    fn clear_within(&self, limit: Duration) -> Result<()> {
         let began = Instant::now();
         loop {
             let left = self.clear_once();
             match left {
                 Ok(()) => break,
-                Err(failure) if began.elapsed() > RELEASE_LIMIT => {
+                Err(failure) if began.elapsed() > limit => {
                     return Err(failure).context(|| format!("cannot clear up after {}", self.root.display()));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(100)),
@@ -150,7 +156,7 @@ pub(super) fn clear_left_behind() {
             continue;
         }
         let place = Place { root, logs: PathBuf::new() };
-        if let Err(failure) = place.clear() {
+        if let Err(failure) = place.clear_within(LEFT_BEHIND_LIMIT) {
             println!("of an earlier run: {failure}");
         }
     }

@@ -38,7 +38,7 @@ pub(super) fn snapshot_and_restore(space: &Space) -> Result<()> {
     space.lab.cluster.wait_gone(&path, LIMIT)
 }
 
-/// Of two volumes that a pod uses.
+/// Of two volumes that no pod uses: the controller cannot stop file systems that are mounted on nodes.
 pub(super) fn group_snapshot(space: &Space) -> Result<()> {
     let names = ["one", "two"];
     for name in names {
@@ -50,6 +50,11 @@ pub(super) fn group_snapshot(space: &Space) -> Result<()> {
     space.wait_running("app")?;
     space.write("app", "/one/file", "early")?;
     space.write("app", "/two/file", "early")?;
+    space.delete_pod("app")?;
+    space.look("both detached", || {
+        let attachments = space.lab.cluster.list("/apis/storage.k8s.io/v1/volumeattachments")?;
+        Ok(if attachments.is_empty() { Ok(()) } else { Err(format!("{} attachments", attachments.len())) })
+    })?;
     let began = Instant::now();
     let group = json!({
         "apiVersion": GROUPS,
@@ -68,8 +73,6 @@ pub(super) fn group_snapshot(space: &Space) -> Result<()> {
         Ok(if status["readyToUse"] == true { Ok(()) } else { Err(status.to_string()) })
     })?;
     space.time("group snapshot ready", began.elapsed());
-    space.write("app", "/one/file", "late")?;
-    space.write("app", "/two/file", "late")?;
     let members = format!("{SNAPSHOTS}/namespaces/{}/volumesnapshots", space.name);
     let members = space.lab.cluster.list(&members)?;
     ensure(members.len() == 2, || format!("the group has {} snapshots", members.len()))?;
