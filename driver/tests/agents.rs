@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, and it runs the binary")]
 
 use csi_proto::csi::controller_client::ControllerClient;
+use csi_proto::csi::group_controller_client::GroupControllerClient;
 use csi_proto::csi::identity_client::IdentityClient;
 use csi_proto::csi::node_client::NodeClient;
+use csi_proto::csi::snapshot_metadata_client::SnapshotMetadataClient;
 use csi_proto::csi::volume_capability::access_mode::Mode;
 use csi_proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use csi_proto::csi::volume_content_source::{SnapshotSource, Type};
@@ -197,6 +199,10 @@ async fn one_controller_for_the_pools_of_all_nodes() {
     assert_eq!(ids.iter().filter(|listed| listed.starts_with(&id)).count(), 2);
     let volume = controller.create_volume(create("on-n2", &["n2"], &[])).await.unwrap().into_inner().volume.unwrap();
     life_of_a_volume(root, &mut controller, &n2, &volume.volume_id).await;
+    let capabilities = format!("{capabilities:?}");
+    assert!(capabilities.contains("GroupControllerService") && capabilities.contains("SnapshotMetadataService"));
+    upkeep(&process, ids.into_iter().find(|listed| listed.starts_with(&id) && *listed != volume.volume_id).unwrap())
+        .await;
 
     // One node is lost: its storage is away at once, everything else goes on.
     n1.kill();
@@ -210,6 +216,8 @@ async fn one_controller_for_the_pools_of_all_nodes() {
         ..Default::default()
     };
     assert_eq!(controller.delete_volume(delete).await.unwrap_err().code(), Code::Unavailable);
+    let health = controller.controller_list_volume_health(ControllerListVolumeHealthRequest::default()).await;
+    assert_eq!(health.unwrap_err().code(), Code::Unavailable);
     // Half a list would be taken for the whole.
     assert_eq!(controller.list_volumes(ListVolumesRequest::default()).await.unwrap_err().code(), Code::Unavailable);
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
@@ -317,4 +325,34 @@ async fn life_of_a_volume(root: &Path, controller: &mut ControllerClient<Channel
     controller.delete_snapshot(delete).await.unwrap();
     let delete = DeleteVolumeRequest { volume_id: restored.volume_id, ..Default::default() };
     controller.delete_volume(delete).await.unwrap();
+}
+
+/// What may be asked of a volume beside its life: changes, health, groups and blocks.
+async fn upkeep(process: &Process, volume_id: String) {
+    let mut controller = ControllerClient::new(process.channel().await);
+    let mutable_parameters = BTreeMap::from([("readAheadKiB".to_owned(), "256".to_owned())]);
+    let modify =
+        ControllerModifyVolumeRequest { volume_id: volume_id.clone(), mutable_parameters, ..Default::default() };
+    controller.controller_modify_volume(modify).await.unwrap();
+    let health = controller.controller_list_volume_health(ControllerListVolumeHealthRequest::default()).await.unwrap();
+    assert!(health.into_inner().entries.is_empty());
+    let health = ControllerGetVolumeHealthRequest { volume_id: volume_id.clone(), ..Default::default() };
+    let health = controller.controller_get_volume_health(health).await.unwrap().into_inner().volume_health.unwrap();
+    assert!(health.volume_id == volume_id && health.health_statuses.is_empty());
+
+    let mut groups = GroupControllerClient::new(process.channel().await);
+    let source_volume_ids = vec![volume_id.clone()];
+    let take = CreateVolumeGroupSnapshotRequest { name: "group".to_owned(), source_volume_ids, ..Default::default() };
+    let group = groups.create_volume_group_snapshot(take).await.unwrap().into_inner().group_snapshot.unwrap();
+    let snapshot_id = group.snapshots[0].snapshot_id.clone();
+    let mut metadata = SnapshotMetadataClient::new(process.channel().await);
+    let request = GetMetadataAllocatedRequest { snapshot_id: snapshot_id.clone(), ..Default::default() };
+    let mut messages = metadata.get_metadata_allocated(request).await.unwrap().into_inner();
+    while let Some(message) = messages.message().await.unwrap() {
+        assert_eq!(message.volume_capacity_bytes, 64 * MIB);
+    }
+    let group_snapshot_id = group.group_snapshot_id;
+    let snapshot_ids = vec![snapshot_id];
+    let delete = DeleteVolumeGroupSnapshotRequest { group_snapshot_id, snapshot_ids, ..Default::default() };
+    groups.delete_volume_group_snapshot(delete).await.unwrap();
 }
