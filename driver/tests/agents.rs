@@ -201,8 +201,8 @@ async fn one_controller_for_the_pools_of_all_nodes() {
     life_of_a_volume(root, &mut controller, &n2, &volume.volume_id).await;
     let capabilities = format!("{capabilities:?}");
     assert!(capabilities.contains("GroupControllerService") && capabilities.contains("SnapshotMetadataService"));
-    upkeep(&process, ids.into_iter().find(|listed| listed.starts_with(&id) && *listed != volume.volume_id).unwrap())
-        .await;
+    let other = ids.iter().find(|listed| listed.starts_with(&id) && **listed != volume.volume_id).unwrap();
+    upkeep(&process, other.clone()).await;
 
     // One node is lost: its storage is away at once, everything else goes on.
     n1.kill();
