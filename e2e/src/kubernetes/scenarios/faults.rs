@@ -97,7 +97,10 @@ pub(super) fn node_killed(space: &Space) -> Result<()> {
     node.kill()?;
     let fence = ["--namespace", "hawser", "exec", "deploy/hawser-controller", "--container", "hawser", "--", "/hawser"];
     let fence = [&fence[..], &["--set", "backend.directory=/var/lib/hawser/pool", "fence", lost]].concat();
-    cluster.kubectl(&fence, None)?;
+    // Running it again is harmless, and the connection through the API server may break when a node goes.
+    space.look("the node fenced", || {
+        Ok(cluster.kubectl(&fence, None).map(drop).map_err(|failure| failure.to_string()))
+    })?;
     space.time("from the kill to fenced", began.elapsed());
     let path = format!("/api/v1/nodes/{lost}");
     let taint = json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]);
