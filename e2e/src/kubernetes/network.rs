@@ -14,7 +14,8 @@ const BRIDGE: &str = "lab0";
 
 pub(super) fn create() -> Result<()> {
     ip(&["link", "set", "lo", "up"])?;
-    ip(&["link", "add", BRIDGE, "type", "bridge"])?;
+    // With an address of its own, else it takes one of its links', and changes it when that node goes.
+    ip(&["link", "add", BRIDGE, "address", "02:00:00:00:00:01", "type", "bridge"])?;
     ip(&["address", "add", &format!("{HOST}/24"), "dev", BRIDGE])?;
     ip(&["address", "add", &format!("{API_SERVICE}/32"), "dev", BRIDGE])?;
     ip(&["link", "set", BRIDGE, "up"])?;

@@ -1,8 +1,8 @@
 //! Processes and nodes that are killed.
 
 use crate::failure::{Result, ensure};
+use crate::kubernetes::NODES;
 use crate::kubernetes::space::{LIMIT, Space, Volume, claim, on_node, pod};
-use crate::kubernetes::{NODES, cluster::has_condition};
 use crate::lab::kernel::program;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -95,9 +95,10 @@ pub(super) fn node_killed(space: &Space) -> Result<()> {
     let node = space.lab.node(lost)?;
     let began = Instant::now();
     node.kill()?;
-    let fence = ["--namespace", "hawser", "exec", "deploy/hawser-controller", "--container", "hawser", "--", "/hawser"];
-    let fence = [&fence[..], &["--set", "backend.directory=/var/lib/hawser/pool", "fence", lost]].concat();
-    cluster.kubectl(&fence, None)?;
+    // Running it again is harmless, and the connection through the API server may break when a node goes.
+    space.look("the node fenced", || {
+        Ok(hawser(space, &["fence", lost]).map(drop).map_err(|failure| failure.to_string()))
+    })?;
     space.time("from the kill to fenced", began.elapsed());
     let path = format!("/api/v1/nodes/{lost}");
     let taint = json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]);
@@ -113,15 +114,33 @@ pub(super) fn node_killed(space: &Space) -> Result<()> {
     space.ensure_content("again", "/data/file", "synced")?;
 
     node.boot()?;
-    space.look("the node ready again", || {
-        let object = cluster.get(&path)?;
-        Ok(if has_condition(&object, "Ready") { Ok(()) } else { Err(object["status"]["conditions"].to_string()) })
+    // Kubernetes may not have noticed that it was away; its driver has.
+    space.look("the node let in again", || {
+        let nodes = hawser(space, &["node", "ls"]);
+        let line = nodes.map(|all| all.lines().find(|line| line.contains(lost)).unwrap_or_default().to_owned());
+        Ok(match line {
+            Ok(line) if line.contains("live") => Ok(()),
+            Ok(line) => Err(line),
+            Err(failure) => Err(failure.to_string()),
+        })
+    })?;
+    space.time("from the kill to the node let in again", began.elapsed());
+    space.look("the driver registered again", || {
+        let drivers = cluster.get(&format!("/apis/storage.k8s.io/v1/csinodes/{lost}"))?["spec"]["drivers"].to_string();
+        Ok(if drivers.contains("csi.hawser.dev") { Ok(()) } else { Err(drivers) })
     })?;
     cluster.patch(&path, &json!({"spec": {"taints": Value::Null}}))?;
     space.start(
         &claim("more", "hawser", "ReadWriteOnce", "1Gi"),
         &on_node(pod("returned", &[Volume::at("more", "/data")]), lost),
     )
+}
+
+/// The command line, where the controller runs.
+fn hawser(space: &Space, arguments: &[&str]) -> Result<String> {
+    let exec = ["--namespace", "hawser", "exec", "deploy/hawser-controller", "--container", "hawser", "--", "/hawser"];
+    let command = [&exec[..], &["--set", "backend.directory=/var/lib/hawser/pool"], arguments].concat();
+    space.lab.cluster.kubectl(&command, None)
 }
 
 fn controller_node(space: &Space) -> Result<String> {
