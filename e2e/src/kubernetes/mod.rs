@@ -168,10 +168,12 @@ impl Lab {
         let (control_plane, images) = std::thread::scope(|scope| {
             let images = scope.spawn(|| images::prepare(&place, tools, hawser));
             let control_plane = ControlPlane::start(&place, tools);
+            if control_plane.is_ok() {
+                step("API server ready");
+            }
             (control_plane, images.join().unwrap_or_else(|_| Err("making the images panicked".into())))
         });
         let control_plane = control_plane?;
-        step("API server ready");
         let cluster = Cluster::connect(&place, tools, &control_plane.admin)?;
         images?;
         step("images made");
@@ -185,6 +187,7 @@ impl Lab {
         step("hawser and the sidecars ready");
         Ok(Self { _snapshot_controller: snapshot_controller, cluster, nodes, _control_plane: control_plane, place })
     }
+
     /// How to look into the cluster while it is kept.
     fn explain(&self) -> Result<()> {
         let id = std::fs::read_to_string(self.place.root().join(INSIDE_ID))?;
