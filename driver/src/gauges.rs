@@ -6,7 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use rpc::Metrics;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -117,7 +117,9 @@ impl Gauges {
         for entry in &self.storage.entries {
             self.read_backend(&*entry.backend)?;
             let of = OfBackend { backend: entry.backend.name().to_string() };
-            set(&self.families.connected.get_or_create(&of), entry.connector.observe_all()?.len() as u64);
+            // A volume that was fenced here can have several connections.
+            let volumes: BTreeSet<_> = entry.connector.observe_all()?.into_iter().map(|(id, _)| id).collect();
+            set(&self.families.connected.get_or_create(&of), volumes.len() as u64);
         }
         Ok(())
     }
