@@ -1,8 +1,9 @@
 //! All agents of a controller, and the backends that they have.
 
+use crate::beat::News;
 use crate::credentials::Credentials;
 use crate::describe::Description;
-use crate::link::{Link, Settings};
+use crate::link::{Link, Listeners, Settings};
 use crate::remote::RemoteBackend;
 use crate::words::Words;
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub struct Agents {
 /// What the connections' tasks change.
 #[derive(Default)]
 struct Shared {
+    listeners: Arc<Listeners>,
     words: Arc<Words>,
     known: Mutex<Known>,
 }
@@ -55,6 +57,8 @@ pub struct NodeState {
     pub is_connected: bool,
     /// When the last heartbeat of the present connection came.
     pub heard: Option<Instant>,
+    /// When the machine last refused a connection to its agent's port (ECONNREFUSED), so its kernel lived then.
+    pub refused: Option<Instant>,
     /// Empty where it is not known.
     pub incarnation: String,
     pub boot_id: String,
@@ -84,12 +88,12 @@ impl Agents {
         let (mut kept, gone): (Vec<_>, Vec<_>) = followed.drain(..).partition(|one| is_wanted(&one.link));
         for one in gone {
             one.task.abort();
-            one.link.is_retired.store(true, Ordering::SeqCst);
+            one.link.retire();
             self.shared.forget(&one.link);
         }
         for AgentAddress { node, address } in addresses {
             if !kept.iter().any(|one| one.link.node == *node) {
-                let link = Arc::new(Link::new(node.clone(), address.clone()));
+                let link = Arc::new(Link::new(node.clone(), address.clone(), Arc::clone(&self.shared.listeners)));
                 let task = self.handle.spawn(self.keep(Arc::clone(&link))).abort_handle();
                 kept.push(Followed { link, task });
             }
@@ -97,6 +101,12 @@ impl Agents {
         // In the given order, which is that of the defaults.
         kept.sort_by_key(|one| addresses.iter().position(|address| address.node == one.link.node));
         *followed = kept;
+    }
+
+    /// Has `listener` told what happens at the connections, in order for each node, from now on: so it is to be called
+    /// before [`Agents::follow`]. The connections' own tasks call it, so it must not block and must call nothing here.
+    pub fn on_news(&self, listener: impl Fn(&NodeId, News) + Send + Sync + 'static) {
+        self.shared.listeners.add(Arc::new(listener));
     }
 
     /// In the order of [`Agents::follow`].
@@ -193,6 +203,7 @@ fn state(link: &Link) -> NodeState {
         node: link.node.clone(),
         is_connected: false,
         heard: None,
+        refused: link.refused(),
         incarnation: String::new(),
         boot_id: String::new(),
         is_ready: false,

@@ -1,6 +1,7 @@
 //! How this node and its backends are, looked at once a second and told with every heartbeat.
 
-use crate::proto::{BackendState, Heartbeat};
+use crate::LifeState;
+use crate::proto::{self, BackendState, Heartbeat};
 use crate::server::Identify;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,25 +26,29 @@ pub(crate) fn observe(
     tokio::spawn(async move {
         while !send.is_closed() {
             let identify = Arc::clone(&identify);
-            let identity = tokio::task::spawn_blocking(move || identify());
+            let life = tokio::task::spawn_blocking(move || identify());
             let mut states = Vec::new();
             for look in &mut looks {
                 states.push(look.state().await);
             }
-            let identity = match tokio::time::timeout(PATIENCE, identity).await {
-                Ok(Ok(identity)) => identity,
+            let life = match tokio::time::timeout(PATIENCE, life).await {
+                Ok(Ok(life)) => life,
                 Ok(Err(_)) | Err(_) => Err(volume::Error::internal("the node's service does not answer")),
             };
-            let problem = identity.as_ref().err().map(|error| error.chain()).unwrap_or_default();
-            let identity = identity.ok();
+            let problem = match &life {
+                Ok(life) => life.problem.clone().unwrap_or_default(),
+                Err(error) => error.chain(),
+            };
+            let life = life.ok();
             send.send_replace(Arc::new(Heartbeat {
                 node_id: node.clone(),
-                incarnation: identity.as_ref().map(|life| life.incarnation.to_string()).unwrap_or_default(),
-                boot_id: identity.as_ref().map(|life| life.boot_id.clone()).unwrap_or_default(),
+                incarnation: life.as_ref().map(|life| life.identity.incarnation.to_string()).unwrap_or_default(),
+                boot_id: life.as_ref().map(|life| life.identity.boot_id.clone()).unwrap_or_default(),
                 sequence: 0,
-                ready: identity.is_some(),
+                ready: life.as_ref().is_some_and(|life| life.state == LifeState::Running),
                 problem,
                 backends: states,
+                state: life.as_ref().map_or(proto::LifeState::Unspecified, |life| life.state.into()).into(),
             }));
             tokio::time::sleep(INTERVAL).await;
         }

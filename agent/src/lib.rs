@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+mod beat;
 mod certificates;
 mod condition;
 mod connection;
@@ -26,6 +27,7 @@ mod tls_error;
 mod words;
 
 pub use agents::{AgentAddress, Agents, NodeState};
+pub use beat::{Beat, Life, LifeState, News};
 pub use certificates::{Authority, Validity};
 pub use credentials::{CredentialFiles, Credentials};
 pub use remote::RemoteBackend;

@@ -1,5 +1,6 @@
 //! The controller's connection to one agent: made again whenever it is lost, and known to be lost within seconds.
 
+use crate::beat::{Beat, Listener, News};
 use crate::credentials::Credentials;
 use crate::describe::{DESCRIBE, Description};
 use crate::envelope::{Answer, Invocation};
@@ -8,8 +9,8 @@ use crate::proto::{self, Heartbeat, WatchRequest};
 use crate::{MAX_MESSAGE_BYTES, tls, tls_error};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -32,9 +33,18 @@ pub(crate) struct Link {
     pub(crate) node: NodeId,
     pub(crate) address: String,
     state: Mutex<State>,
+    /// When the machine last answered that nobody listens there.
+    refused: Mutex<Option<Instant>>,
     /// Nobody wants it any more: what it still tells is passed over.
     pub(crate) is_retired: AtomicBool,
+    /// Held while news are told, so that they come in order and none after it is retired.
+    telling: Mutex<()>,
+    listeners: Arc<Listeners>,
 }
+
+/// Who is told what happens at the connections.
+#[derive(Default)]
+pub(crate) struct Listeners(RwLock<Vec<Arc<Listener>>>);
 
 enum State {
     Away { since: Instant, why: String },
@@ -70,9 +80,38 @@ const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(5);
 const MARGIN: Duration = Duration::from_secs(5);
 
 impl Link {
-    pub(crate) fn new(node: NodeId, address: String) -> Self {
+    pub(crate) fn new(node: NodeId, address: String, listeners: Arc<Listeners>) -> Self {
         let state = State::Away { since: Instant::now(), why: "it is being connected".to_owned() };
-        Self { node, address, state: Mutex::new(state), is_retired: AtomicBool::new(false) }
+        Self {
+            node,
+            address,
+            state: Mutex::new(state),
+            refused: Mutex::default(),
+            is_retired: AtomicBool::new(false),
+            telling: Mutex::default(),
+            listeners,
+        }
+    }
+
+    pub(crate) fn refused(&self) -> Option<Instant> {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing more is told of it.
+    pub(crate) fn retire(&self) {
+        let was_up = matches!(*self.state(), State::Up(_));
+        if was_up {
+            self.tell(News::Lost { why: "it is followed at that address no more".to_owned() });
+        }
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_retired.store(true, Ordering::SeqCst);
+    }
+
+    fn tell(&self, news: News) {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_retired.load(Ordering::SeqCst) {
+            self.listeners.tell(&self.node, &news);
+        }
     }
 
     /// `Unavailable` at once while the agent is away.
@@ -118,12 +157,19 @@ impl Link {
             Err(_) => return End::Lost(format!("no connection within {} s", CONNECT_LIMIT.as_secs())),
         };
         self.set_up(&session);
+        let first = Beat::of(&session.last().1);
+        self.tell(News::Connected);
+        self.tell(News::Heartbeat(first));
         let mut look = tokio::time::interval(LOOK_AT_CERTIFICATE);
         let silence = SILENCE.max(settings.heartbeat * SILENT_BEATS);
         let why = loop {
             tokio::select! {
                 beat = tokio::time::timeout(silence, beats.message()) => match beat {
-                    Ok(Ok(Some(beat))) => *session.last() = (Instant::now(), beat),
+                    Ok(Ok(Some(beat))) => {
+                        let news = News::Heartbeat(Beat::of(&beat));
+                        *session.last() = (Instant::now(), beat);
+                        self.tell(news);
+                    }
                     Ok(Ok(None)) => break "it has ended".to_owned(),
                     Ok(Err(status)) => break words_of(&status),
                     Err(_) => break format!("no sign of life for {:.1} s", silence.as_secs_f32()),
@@ -172,7 +218,13 @@ impl Link {
     /// Nothing is sent before it is certain who is there.
     async fn connect(&self, config: &Arc<rustls::ClientConfig>) -> Result<TlsStream<TcpStream>> {
         let unavailable = |words: String| Error::new(ErrorKind::Unavailable, words);
-        let stream = TcpStream::connect(&self.address).await.map_err(|error| unavailable(error.to_string()))?;
+        let stream = TcpStream::connect(&self.address).await.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::ConnectionRefused {
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                self.tell(News::Refused);
+            }
+            unavailable(error.to_string())
+        })?;
         let _ = stream.set_nodelay(true);
         // Not sent: an agent is told by the URI in its certificate.
         let name = ServerName::try_from("agent").map_err(|error| Error::internal(error.to_string()))?;
@@ -191,6 +243,9 @@ impl Link {
     }
 
     fn set_away(&self, why: String) {
+        if matches!(*self.state(), State::Up(_)) {
+            self.tell(News::Lost { why: why.clone() });
+        }
         let mut state = self.state();
         let since = match &*state {
             State::Away { since, why: before } => {
@@ -209,6 +264,18 @@ impl Link {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listeners {
+    pub(crate) fn add(&self, listener: Arc<Listener>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+    }
+
+    fn tell(&self, node: &NodeId, news: &News) {
+        for listener in self.0.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            listener(node, news.clone());
+        }
     }
 }
 

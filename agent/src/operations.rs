@@ -6,9 +6,9 @@ use crate::ranges::{self, RangesPage};
 use serde::{Deserialize, Serialize};
 use volume::{
     AttachContext, AttachRequest, Backend, Capacity, CapacityQuery, FenceHow, FenceProof, FenceReport, GroupSnapshot,
-    GroupSnapshotId, MutableChange, NodeId, NodeRecord, Orphan, Page, PageRequest, Result, Severity, SizeRange,
-    Snapshot, SnapshotFilter, SnapshotId, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeName, VolumeSource,
-    VolumeSpec,
+    GroupSnapshotId, Incarnation, MutableChange, NodeId, NodeRecord, Orphan, Page, PageRequest, Result, Severity,
+    SizeRange, Snapshot, SnapshotFilter, SnapshotId, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeName,
+    VolumeSource, VolumeSpec,
 };
 
 operations! {
@@ -46,6 +46,10 @@ operations! {
         };
     Nodes("nodes") {} -> Vec<NodeRecord>, |_| vec![],
         |_, backend, _| backend.attach().ok_or_else(|| lacking(backend, "grants"))?.nodes();
+    HeldBy("held_by") { node: NodeId } -> Vec<Volume>, |_| vec![],
+        |op, backend, _| backend.attach().ok_or_else(|| lacking(backend, "grants"))?.held_by(&op.node);
+    SignsOfLife("signs_of_life") {} -> Option<Vec<(NodeId, u64)>>, |_| vec![],
+        |_, backend, _| backend.attach().ok_or_else(|| lacking(backend, "grants"))?.signs_of_life();
 
     EnsureSnapshot("ensure_snapshot") { id: SnapshotId, name: VolumeName, source: VolumeId } -> Snapshot,
         |op| vec![op.id.to_string(), op.source.to_string()],
@@ -118,13 +122,17 @@ operations! {
             Ok(Page { entries, next_token: page.next_token })
         };
 
-    Fence("fence") { node: NodeId, actor: String, how: FenceHow } -> WireFenceReport, |_| vec![],
+    Fence("fence") { node: NodeId, expected: Option<Incarnation>, actor: String, how: FenceHow } -> WireFenceReport,
+        |_| vec![],
         |op, backend, _| {
             let fence = backend.fence().ok_or_else(|| lacking(backend, "fence"))?;
-            fence.fence(&op.node, &op.actor, op.how).map(WireFenceReport::from)
+            fence.fence(&op.node, op.expected, &op.actor, op.how).map(WireFenceReport::from)
         };
-    Unfence("unfence") { node: NodeId, actor: String } -> (), |_| vec![],
-        |op, backend, _| backend.fence().ok_or_else(|| lacking(backend, "fence"))?.unfence(&op.node, &op.actor);
+    Unfence("unfence") { node: NodeId, expected: Option<Incarnation>, actor: String } -> (), |_| vec![],
+        |op, backend, _| {
+            let fence = backend.fence().ok_or_else(|| lacking(backend, "fence"))?;
+            fence.unfence(&op.node, op.expected, &op.actor)
+        };
     Orphans("orphans") {} -> Vec<Orphan>, |_| vec![],
         |_, backend, _| backend.fence().ok_or_else(|| lacking(backend, "fence"))?.orphans();
     RemoveOrphans("remove_orphans") { volume: Option<VolumeId> } -> Vec<Orphan>, |_| vec![],

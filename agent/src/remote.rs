@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 use volume::{
     Attach, AttachContext, AttachRequest, Backend, BackendName, BlockRanges, Capacity, CapacityQuery, ChangedBlocks,
     Error, ErrorKind, Expand, Fence, FenceHow, FenceOutcome, FenceReport, GroupSnapshot, GroupSnapshotId,
-    GroupSnapshots, Health, HealthProblem, Modify, MutableChange, NodeId, NodeRecord, Orphan, Page, PageRequest,
-    Restrictions, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, Snapshots, Volume, VolumeGuard,
-    VolumeHealth, VolumeId, VolumeName, VolumeSource, VolumeSpec,
+    GroupSnapshots, Health, HealthProblem, Incarnation, Modify, MutableChange, NodeId, NodeRecord, Orphan, Page,
+    PageRequest, Restrictions, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, Snapshots, Volume,
+    VolumeGuard, VolumeHealth, VolumeId, VolumeName, VolumeSource, VolumeSpec,
 };
 
 /// Reached by one agent, or by several that have the same storage: whichever is there.
@@ -177,6 +177,14 @@ impl Attach for RemoteBackend {
     fn nodes(&self) -> Result<Vec<NodeRecord>> {
         self.call(&op::Nodes {})
     }
+
+    fn held_by(&self, node: &NodeId) -> Result<Vec<Volume>> {
+        self.call(&op::HeldBy { node: node.clone() })
+    }
+
+    fn signs_of_life(&self) -> Result<Option<Vec<(NodeId, u64)>>> {
+        self.call(&op::SignsOfLife {})
+    }
 }
 
 impl Snapshots for RemoteBackend {
@@ -285,8 +293,8 @@ impl RemoteBackend {
 }
 
 impl Fence for RemoteBackend {
-    fn fence(&self, node: &NodeId, actor: &str, how: FenceHow) -> Result<FenceReport> {
-        let report = self.call(&op::Fence { node: node.clone(), actor: actor.to_owned(), how })?;
+    fn fence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str, how: FenceHow) -> Result<FenceReport> {
+        let report = self.call(&op::Fence { node: node.clone(), expected, actor: actor.to_owned(), how })?;
         let outcome = |outcome: op::WireFenceOutcome| FenceOutcome {
             volume: outcome.volume,
             proof: outcome.proof.map_err(crate::envelope::WireError::into_error),
@@ -294,8 +302,8 @@ impl Fence for RemoteBackend {
         Ok(FenceReport { node: report.node, volumes: report.volumes.into_iter().map(outcome).collect() })
     }
 
-    fn unfence(&self, node: &NodeId, actor: &str) -> Result<()> {
-        self.call(&op::Unfence { node: node.clone(), actor: actor.to_owned() })
+    fn unfence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str) -> Result<()> {
+        self.call(&op::Unfence { node: node.clone(), expected, actor: actor.to_owned() })
     }
 
     fn orphans(&self) -> Result<Vec<Orphan>> {

@@ -1,5 +1,6 @@
 //! Listens for controllers: mutual TLS on TCP, and nothing is read of anybody whose certificate was not verified.
 
+use crate::Life;
 use crate::condition;
 use crate::connection::Connection;
 use crate::credentials::Credentials;
@@ -16,10 +17,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
-use volume::{Backend, Error, ErrorKind, LockTable, NodeId, NodeIdentity, Result};
+use volume::{Backend, Error, ErrorKind, LockTable, NodeId, Result};
 
-/// Who the node is in its present life, or why it is nobody. Blocks for a moment at most.
-pub(crate) type Identify = Arc<dyn Fn() -> Result<NodeIdentity> + Send + Sync>;
+/// Who the node is, or why it is nobody yet. Blocks for a moment at most.
+pub(crate) type Identify = Arc<dyn Fn() -> Result<Life> + Send + Sync>;
 
 pub struct AgentConfig {
     pub node: NodeId,
@@ -28,7 +29,8 @@ pub struct AgentConfig {
     pub heartbeat: Duration,
     pub credentials: Arc<Credentials>,
     pub backends: Vec<Arc<dyn Backend>>,
-    pub identify: Arc<dyn Fn() -> Result<NodeIdentity> + Send + Sync>,
+    /// Who the node is, or why it is nobody yet.
+    pub identify: Arc<dyn Fn() -> Result<Life> + Send + Sync>,
     /// Works go on in it when their client is gone.
     pub runtime: Runtime,
 }

@@ -8,6 +8,7 @@ use crate::operation::Prepared;
 use crate::proto::agent_server::Agent;
 use crate::proto::{Answer, Heartbeat, Invocation, WatchRequest};
 use crate::{Role, operations};
+use nix::time::{ClockId, clock_gettime};
 use rpc::{Call, Rpc, Runtime};
 use serde_json::Value;
 use std::pin::Pin;
@@ -126,13 +127,15 @@ async fn beat(
     let mut ticks = tokio::time::interval(interval);
     // A node that was frozen has nothing to catch up with.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for sequence in 1.. {
+    let mut sequence = 0;
+    loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = send.closed() => return,
             _ = stopping.wait_for(|stop| *stop) => return,
         }
         let last = is_still_valid().err().map(|error| Status::unauthenticated(error.chain()));
+        sequence = boot_ms().max(sequence + 1);
         let beat = match last.clone() {
             Some(refused) => Err(refused),
             None => Ok(Heartbeat { sequence, ..(**condition.borrow()).clone() }),
@@ -141,4 +144,10 @@ async fn beat(
             return;
         }
     }
+}
+
+/// Milliseconds since the machine was started, the time that it was suspended included.
+fn boot_ms() -> u64 {
+    let Ok(now) = clock_gettime(ClockId::CLOCK_BOOTTIME) else { return 0 };
+    u64::try_from(Duration::from(now).as_millis()).unwrap_or(0)
 }

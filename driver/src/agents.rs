@@ -2,7 +2,7 @@
 
 use crate::config::{AgentSettings, Config, Mode};
 use crate::storage::Storage;
-use agent::{AgentConfig, AgentServer, Agents, Credentials, Role};
+use agent::{AgentConfig, AgentServer, Agents, Credentials, Life, LifeState, Role};
 use node::NodeService;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -45,7 +45,7 @@ pub async fn serve(
         heartbeat: settings.heartbeat,
         credentials: credentials(config, settings)?,
         backends: storage.shared_backends(),
-        identify: Arc::new(move || node.identity()),
+        identify: Arc::new(move || life(&node)),
         runtime: runtime.clone(),
     })
     .await?;
@@ -55,6 +55,13 @@ pub async fn serve(
             tracing::error!(error = error.chain(), "the agent failed");
         }
     })))
+}
+
+/// A node that was fenced begins its next life as soon as nothing is left, so it never waits to be let in.
+fn life(node: &NodeService) -> Result<Life> {
+    let (identity, problem) = node.life()?;
+    let state = if problem.is_none() { LifeState::Running } else { LifeState::CleaningUp };
+    Ok(Life { identity, state, problem })
 }
 
 /// Of all that this process is.

@@ -122,6 +122,12 @@ impl NodeService {
         self.node.identity()
     }
 
+    /// Who this node is or was when it was fenced, and why it does not serve then; the error says why it is nobody.
+    pub fn life(&self) -> Result<(NodeIdentity, Option<String>)> {
+        let identity = self.node.identity_for_cleaning()?;
+        Ok((identity, self.node.identity().err().map(|error| error.chain())))
+    }
+
     pub fn server(&self) -> NodeServer<impl csi_proto::csi::node_server::Node> {
         NodeServer::new(Service { node: self.node.clone(), profile: self.profile, runtime: self.runtime.clone() })
     }

@@ -4,11 +4,14 @@
 //! system calls that block. What a driver advertises is derived from which of the optional objects are there.
 
 use crate::{
-    AttachContext, BackendName, ChangedBlocks, Error, ErrorKind, FsType, GroupSnapshots, Health, ImageIdentity, Modify,
-    NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId, TopologyRequirement, Trim,
-    Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
+    AttachContext, BackendName, ChangedBlocks, Error, ErrorKind, FsType, GroupSnapshots, Health, ImageIdentity,
+    Incarnation, Modify, NodeId, NodeRecord, Result, Segments, SizeRange, Snapshot, SnapshotFilter, SnapshotId,
+    TopologyRequirement, Trim, Volume, VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
+
+/// For looks at all volumes: many at a time, and a page of them is no burden to anybody.
+const VOLUMES_AT_ONCE: usize = 1000;
 
 pub trait Backend: Send + Sync {
     fn name(&self) -> &BackendName;
@@ -92,6 +95,31 @@ pub trait Attach: Send + Sync {
     fn detach(&self, guard: &VolumeGuard, id: &VolumeId, node: Option<&NodeId>) -> Result<()>;
 
     fn nodes(&self) -> Result<Vec<NodeRecord>>;
+
+    /// All volumes whose records name the node as their holder, in whichever of its lives; [`held_by`] for storage that
+    /// has no shorter way. A volume whose record cannot be read is not among them.
+    fn held_by(&self, node: &NodeId) -> Result<Vec<Volume>>;
+
+    /// The mark that each node keeps in the storage, a number that grows for as long as the node's process runs and can
+    /// reach the storage ([`crate::Connector::show_life`]); only its growing says anything. A node that has not shown any
+    /// is not among them. `None`: this storage keeps no such marks.
+    fn signs_of_life(&self) -> Result<Option<Vec<(NodeId, u64)>>> {
+        Ok(None)
+    }
+}
+
+/// [`Attach::held_by`] by a look at every volume.
+pub fn held_by(backend: &dyn Backend, node: &NodeId) -> Result<Vec<Volume>> {
+    let is_held = |volume: &Volume| volume.attachment.as_ref().is_some_and(|held| held.holder.node == *node);
+    let (mut held, mut token) = (Vec::new(), None);
+    loop {
+        let page = backend.list_volumes(&PageRequest { max_entries: VOLUMES_AT_ONCE, token })?;
+        held.extend(page.entries.into_iter().filter(is_held));
+        token = page.next_token;
+        if token.is_none() {
+            return Ok(held);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -126,11 +154,14 @@ pub trait Expand: Send + Sync {
 pub trait Fence: Send + Sync {
     /// Fences the node and every attachment it holds. Idempotent: a volume that has its proof is not fenced again.
     /// Volumes that could not be fenced are in the report with the error, and no grant passes them.
-    fn fence(&self, node: &NodeId, actor: &str, how: FenceHow) -> Result<FenceReport>;
+    ///
+    /// With `expected`, only if the node's record is of that life, which is checked in the same compare-and-swap that marks
+    /// it fenced; else `FailedPrecondition` tells which one it is of, and nothing has changed.
+    fn fence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str, how: FenceHow) -> Result<FenceReport>;
 
     /// Lets the node's next incarnation in after its old one was cleaned up. `FailedPrecondition` while something of
-    /// the old one can still write.
-    fn unfence(&self, node: &NodeId, actor: &str) -> Result<()>;
+    /// the old one can still write, and as for [`Fence::fence`] when the record is not of the life that is `expected`.
+    fn unfence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str) -> Result<()>;
 
     /// Images left behind by forks, which hold what a fenced node wrote last.
     fn orphans(&self) -> Result<Vec<Orphan>>;

@@ -40,6 +40,13 @@ pub trait Connector: Send + Sync {
     /// incarnation stays fenced; a new one of the same node starts live.
     fn register(&self, node: &NodeIdentity) -> Result<crate::NodeRecord>;
 
+    /// Leaves the node's next sign of life in the storage, where others can see it ([`crate::Attach::signs_of_life`]). To
+    /// be called every half second, on a thread of its own: a hung storage hangs it. Does nothing where no marks are kept.
+    fn show_life(&self, node: &NodeIdentity) -> Result<()> {
+        let _ = node;
+        Ok(())
+    }
+
     /// The volume as the backend records it; `NotFound` when there is none.
     fn volume(&self, id: &VolumeId) -> Result<Volume>;
 

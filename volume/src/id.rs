@@ -172,6 +172,12 @@ impl Incarnation {
     pub fn new_random() -> Self {
         Self(uuid::Uuid::new_v4())
     }
+
+    /// As it is displayed.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = |_| Error::invalid(format!("{text:?} is no incarnation of a node: that is a UUID"));
+        uuid::Uuid::try_parse(text).map(Self).map_err(wrong)
+    }
 }
 
 fn parse_id(what: &str, tag: char, text: &str) -> Result<String> {

@@ -27,7 +27,7 @@ pub use attachment::{
 };
 pub use backend::{
     Attach, AttachRequest, Backend, Capacity, CapacityQuery, Expand, Fence, FenceHow, FenceOutcome, FenceReport,
-    Orphan, Page, PageRequest, Restrictions, Snapshots,
+    Orphan, Page, PageRequest, Restrictions, Snapshots, held_by,
 };
 pub use backends::Backends;
 pub use capability::{AccessMode, AccessType, FsType, VolumeCapability, VolumeKind};

@@ -1,7 +1,7 @@
 //! Nodes as the storage records them. "Fenced" stands in the node's own record before any of its volumes is
 //! touched, and every grant reads it.
 
-use crate::{Incarnation, NodeId, Segments};
+use crate::{Error, ErrorKind, Incarnation, NodeId, Result, Segments};
 use serde::{Deserialize, Serialize};
 
 /// Who a node service is in this life.
@@ -39,5 +39,18 @@ pub enum NodeState {
 impl NodeRecord {
     pub fn is_fenced(&self) -> bool {
         matches!(self.state, NodeState::Fenced { .. })
+    }
+
+    /// `FailedPrecondition` when the record is not of the life that the caller means. To be checked on the very state
+    /// that is then swapped.
+    pub fn check_life(&self, expected: Option<Incarnation>) -> Result<()> {
+        let NodeIdentity { id, incarnation: found, .. } = &self.identity;
+        match expected {
+            Some(expected) if expected != *found => Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("node {id} is registered in life {found} and life {expected} is meant; nothing was changed"),
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 }

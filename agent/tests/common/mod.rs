@@ -62,7 +62,7 @@ impl Served {
             heartbeat: HEARTBEAT,
             credentials,
             backends,
-            identify: Arc::new(move || Ok(identity.clone())),
+            identify: Arc::new(move || Ok(identity.clone().into())),
             runtime: Runtime::new(Metrics::new(), deadline),
         })
         .await

@@ -4,8 +4,8 @@ use crate::state::{Image, VolumeRecord};
 use crate::{MemoryBackend, Storage, now_ms};
 use host::{Host, LoopDevice};
 use volume::{
-    Attach, AttachContext, AttachPlan, AttachRequest, DetachPlan, Error, ErrorKind, NodeId, NodeRecord, Result,
-    VolumeGuard, VolumeId, plan_attach, plan_detach,
+    Attach, AttachContext, AttachPlan, AttachRequest, DetachPlan, Error, ErrorKind, NodeId, NodeRecord, Result, Volume,
+    VolumeGuard, VolumeId, held_by, plan_attach, plan_detach,
 };
 
 impl Attach for MemoryBackend {
@@ -72,6 +72,14 @@ impl Attach for MemoryBackend {
 
     fn nodes(&self) -> Result<Vec<NodeRecord>> {
         Ok(self.storage.state().nodes.values().cloned().collect())
+    }
+
+    fn held_by(&self, node: &NodeId) -> Result<Vec<Volume>> {
+        held_by(self, node)
+    }
+
+    fn signs_of_life(&self) -> Result<Option<Vec<(NodeId, u64)>>> {
+        Ok(Some(self.storage.state().signs_of_life.clone().into_iter().collect()))
     }
 }
 

@@ -73,6 +73,11 @@ impl Connector for MemoryConnector {
         Ok(record)
     }
 
+    fn show_life(&self, node: &NodeIdentity) -> Result<()> {
+        *self.storage.state().signs_of_life.entry(node.id.clone()).or_default() += 1;
+        Ok(())
+    }
+
     fn volume(&self, id: &VolumeId) -> Result<Volume> {
         self.storage.state().volume(id).map(|record| record.volume.clone())
     }

@@ -4,8 +4,8 @@ use crate::state::{Image, OrphanRecord};
 use crate::{MemoryBackend, Storage, now_ms};
 use host::Host;
 use volume::{
-    Error, ErrorKind, Fence, FenceHow, FenceMethod, FenceOutcome, FenceProof, FenceReport, NodeId, NodeRecord,
-    NodeState, Orphan, Result, VolumeId,
+    Error, ErrorKind, Fence, FenceHow, FenceMethod, FenceOutcome, FenceProof, FenceReport, Incarnation, NodeId,
+    NodeRecord, NodeState, Orphan, Result, VolumeId,
 };
 
 const DEADLINE_MS: u64 = 10_000;
@@ -13,11 +13,11 @@ const DEADLINE_MS: u64 = 10_000;
 const KEEP_MS: u64 = 24 * 60 * 60 * 1000;
 
 impl Fence for MemoryBackend {
-    fn fence(&self, node: &NodeId, actor: &str, how: FenceHow) -> Result<FenceReport> {
+    fn fence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str, how: FenceHow) -> Result<FenceReport> {
         let storage = &self.storage;
         let (node, held) = {
             let mut state = storage.state();
-            state.node(node)?;
+            state.node(node)?.check_life(expected)?;
             if let Some(record) = state.nodes.get_mut(node) {
                 mark_fenced(record, actor, how);
             }
@@ -35,10 +35,10 @@ impl Fence for MemoryBackend {
         Ok(FenceReport { node, volumes })
     }
 
-    fn unfence(&self, node: &NodeId, _actor: &str) -> Result<()> {
+    fn unfence(&self, node: &NodeId, expected: Option<Incarnation>, _actor: &str) -> Result<()> {
         let images: Vec<(VolumeId, Image)> = {
             let state = self.storage.state();
-            state.node(node)?;
+            state.node(node)?.check_life(expected)?;
             // An orphan's loop is what a fenced holder has left.
             let orphans = state.orphans.iter().filter(|record| record.node == *node).map(|record| {
                 let image = Image { path: record.path.clone(), identity: record.orphan.image.clone() };
@@ -64,6 +64,7 @@ impl Fence for MemoryBackend {
             }
         }
         if let Some(record) = self.storage.state().nodes.get_mut(node) {
+            record.check_life(expected)?;
             record.state = NodeState::Live;
         }
         Ok(())

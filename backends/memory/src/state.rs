@@ -15,6 +15,8 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<GroupSnapshotId, GroupRecord>,
     pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(crate) orphans: Vec<OrphanRecord>,
+    /// How often each node has shown that it lives.
+    pub(crate) signs_of_life: BTreeMap<NodeId, u64>,
 }
 
 pub(crate) struct VolumeRecord {

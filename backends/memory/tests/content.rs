@@ -67,7 +67,7 @@ fn a_fence_loses_nothing_and_stops_the_old_writer() {
     let old = mount(&host, &subject, &volume.id, &n1);
     host.write_file(&old.join("file"), b"acknowledged").unwrap();
     let fence = subject.backend.fence().unwrap();
-    fence.fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes[0].proof.as_ref().unwrap();
+    fence.fence(&n1.id, None, "test", FenceHow::Enforce).unwrap().volumes[0].proof.as_ref().unwrap();
     assert_eq!(host.write_file(&old.join("file"), b"late").unwrap_err().kind(), ErrorKind::Unavailable);
     let new = mount(&host, &subject, &volume.id, &n2);
     assert_eq!(host.read_file(&new.join("file")).unwrap(), b"acknowledged");
@@ -76,7 +76,7 @@ fn a_fence_loses_nothing_and_stops_the_old_writer() {
     // Its clean-up touches nothing of the new holder's.
     host.unmount(&old).unwrap();
     subject.disconnect(&volume.id, &n1);
-    fence.unfence(&n1.id, "test").unwrap();
+    fence.unfence(&n1.id, None, "test").unwrap();
     assert_eq!(host.read_file(&new.join("file")).unwrap(), b"new");
 }
 

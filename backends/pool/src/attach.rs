@@ -8,7 +8,7 @@ use crate::{Pool, Scope, now_ms};
 use host::file::Dir;
 use volume::{
     Attach, AttachContext, AttachPlan, AttachRequest, Attachment, DetachPlan, Error, ErrorKind, FenceMethod,
-    FenceProof, NodeId, NodeRecord, Result, VolumeGuard, VolumeId, plan_attach, plan_detach,
+    FenceProof, NodeId, NodeRecord, Result, Volume, VolumeGuard, VolumeId, plan_attach, plan_detach,
 };
 
 impl Attach for Pool {
@@ -55,6 +55,20 @@ impl Attach for Pool {
     fn nodes(&self) -> Result<Vec<volume::NodeRecord>> {
         self.check_reachable()?;
         self.all_nodes()
+    }
+
+    fn held_by(&self, node: &NodeId) -> Result<Vec<Volume>> {
+        self.check_reachable()?;
+        let mut held = Vec::new();
+        for id in self.volume_ids()? {
+            // A damaged record hides no other.
+            let Ok(Some(state)) = RecordDir::<VolumeRecord>::find(&self.volumes, id.as_str()) else { continue };
+            let record = state.record();
+            if !record.deleting && record.attachment.as_ref().is_some_and(|held| held.holder.node == *node) {
+                held.push(self.to_volume(state.dir(), record));
+            }
+        }
+        Ok(held)
     }
 }
 

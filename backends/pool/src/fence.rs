@@ -16,7 +16,7 @@ use host::file::{Dir, allocate, clone_file};
 use std::time::{Duration, Instant};
 use volume::{
     Attachment, Epoch, Error, ErrorKind, Fence, FenceHow, FenceMethod, FenceOutcome, FenceProof, FenceReport,
-    ImageIdentity, NodeId, Orphan, Result, VolumeId, VolumeKind,
+    ImageIdentity, Incarnation, NodeId, Orphan, Result, VolumeId, VolumeKind,
 };
 
 /// Volumes fenced at the same time: more would only queue at the pool's disk.
@@ -29,9 +29,9 @@ const MAX_FORMERS: usize = 256;
 const MAX_COLLISIONS: u32 = 16;
 
 impl Fence for Pool {
-    fn fence(&self, node: &NodeId, actor: &str, how: FenceHow) -> Result<FenceReport> {
+    fn fence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str, how: FenceHow) -> Result<FenceReport> {
         self.check_reachable()?;
-        let record = self.mark_fenced(node, actor, how)?;
+        let record = self.mark_fenced(node, expected, actor, how)?;
         tracing::warn!(%node, actor, ?how, "fencing");
         let mut held = Vec::new();
         let mut volumes = Vec::new();
@@ -49,9 +49,11 @@ impl Fence for Pool {
         Ok(FenceReport { node: record, volumes })
     }
 
-    fn unfence(&self, node: &NodeId, actor: &str) -> Result<()> {
+    fn unfence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str) -> Result<()> {
         self.check_reachable()?;
         let seen = self.known_node(node)?;
+        // What is lifted in the end is the fence of this very life, or none.
+        seen.check_life(expected)?;
         if !seen.is_fenced() {
             return Ok(());
         }

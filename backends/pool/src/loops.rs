@@ -279,7 +279,7 @@ mod tests {
         // As a mount has it.
         let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_EXCL;
         let mounted = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).unwrap();
-        Fence::fence(&*pool, &n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+        Fence::fence(&*pool, &n1.id, None, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
         s.delete(&id).unwrap();
         s.create("v");
         let granted = s.attach(&id, &n2).unwrap();

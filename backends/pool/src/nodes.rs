@@ -3,7 +3,7 @@
 use crate::model::NodeRecordFile;
 use crate::record::{RecordDir, is_entry};
 use crate::{Pool, now_ms};
-use volume::{Error, ErrorKind, FenceHow, NodeId, NodeIdentity, NodeRecord, NodeState, Result, Segments};
+use volume::{Error, ErrorKind, FenceHow, Incarnation, NodeId, NodeIdentity, NodeRecord, NodeState, Result, Segments};
 
 const MAX_ATTEMPTS: u32 = 8;
 
@@ -68,11 +68,18 @@ impl Pool {
     }
 
     /// Step one of a fence. An administrator's word that the machine is off is added to a fence that stands.
-    pub(crate) fn mark_fenced(&self, id: &NodeId, actor: &str, how: FenceHow) -> Result<NodeRecord> {
+    pub(crate) fn mark_fenced(
+        &self,
+        id: &NodeId,
+        expected: Option<Incarnation>,
+        actor: &str,
+        how: FenceHow,
+    ) -> Result<NodeRecord> {
         let powered_off = how == FenceHow::PoweredOff;
         let fenced = NodeState::Fenced { actor: actor.to_owned(), at_ms: now_ms(), powered_off };
         let state = RecordDir::<NodeRecordFile>::change(&self.nodes, id.as_str(), |state| {
             let known = &state.record().0;
+            known.check_life(expected)?;
             let stands = match &known.state {
                 NodeState::Live => false,
                 NodeState::Fenced { powered_off: known, .. } => *known || !powered_off,

@@ -108,16 +108,16 @@ fn an_unfence_waits_for_the_last_device_and_lets_the_same_life_go_on() {
     let (id, n1, n2) = (s.create("v").id, s.register("n1"), s.register("n2"));
     s.attach(&id, &n1).unwrap();
     s.connect(&id, &n1, None).unwrap();
-    fence(s).fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    fence(s).fence(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     // The grant has moved on, and the device is on an orphan now.
     s.attach(&id, &n2).unwrap();
     s.connect(&id, &n2, None).unwrap();
-    let refusal = refused(fence(s).unfence(&n1.id, "test"), ErrorKind::FailedPrecondition);
+    let refusal = refused(fence(s).unfence(&n1.id, None, "test"), ErrorKind::FailedPrecondition);
     assert!(refusal.contains("/dev/loop"), "{refusal}");
     s.disconnect(&id, &n1);
     assert_eq!(lab.loops_of(&lab.image(&id)).len(), 1, "the other node's device stays");
-    fence(s).unfence(&n1.id, "test").unwrap();
-    fence(s).unfence(&n1.id, "test").unwrap();
+    fence(s).unfence(&n1.id, None, "test").unwrap();
+    fence(s).unfence(&n1.id, None, "test").unwrap();
     let other = s.create("other").id;
     s.attach(&other, &n1).unwrap();
     refused(s.attach(&id, &n1), ErrorKind::Held);
@@ -133,7 +133,7 @@ fn a_node_said_to_be_off_writes_into_an_orphan_at_most() {
     s.attach(&id, &n1).unwrap();
     let old = device(s.connect(&id, &n1, None).unwrap());
     let before = lab.image(&id);
-    let report = fence(s).fence(&n1.id, "root@console", FenceHow::PoweredOff).unwrap();
+    let report = fence(s).fence(&n1.id, None, "root@console", FenceHow::PoweredOff).unwrap();
     let proof = report.volumes[0].proof.as_ref().unwrap();
     assert_eq!(proof.method, FenceMethod::PoweredOff);
     assert!(proof.evidence[0].contains(old.to_str().unwrap()), "a device on this very kernel is limited: {proof:?}");
@@ -149,7 +149,7 @@ fn orphans_stay_while_a_device_has_them() {
     s.attach(&id, &n1).unwrap();
     s.connect(&id, &n1, None).unwrap();
     let image = LinuxHost::new(Effects::default()).image_identity(&lab.image(&id)).unwrap();
-    fence(s).fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    fence(s).fence(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     let orphans = fence(s).orphans().unwrap();
     assert_eq!((orphans.len(), orphans[0].image.inode), (1, image.inode));
     assert_eq!(fence(s).remove_orphans(Some(&id)).unwrap(), []);
@@ -159,7 +159,7 @@ fn orphans_stay_while_a_device_has_them() {
     refused(fence(s).remove_orphans(Some(&s.volume_id("none"))), ErrorKind::NotFound);
     // Young ones stay, old ones go by themselves.
     s.attach(&id, &s.register("n2")).unwrap();
-    fence(s).fence(&NodeId::parse("n2").unwrap(), "test", FenceHow::Enforce).unwrap();
+    fence(s).fence(&NodeId::parse("n2").unwrap(), None, "test", FenceHow::Enforce).unwrap();
     assert_eq!(fence(s).remove_orphans(None).unwrap(), []);
     let config = PoolConfig { orphan_keep_ms: 0, ..config(&lab) };
     let impatient = Pool::open(config, Arc::new(LinuxHost::new(Effects::default())), Effects::default()).unwrap();
@@ -209,7 +209,7 @@ fn nodes_of_one_kernel_do_not_touch_each_other() {
     disconnect(&pool2, &n2);
     assert!(pool1.observe(&id).unwrap().is_some() && pool2.observe(&id).unwrap().is_none());
     assert!(pool2.observe_all().unwrap().is_empty() && pool1.observe_all().unwrap().len() == 1);
-    fence(s).fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    fence(s).fence(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     s.attach(&id, &n2).unwrap();
     s.connect(&id, &n2, None).unwrap();
     let (seen1, seen2) = (pool1.observe(&id).unwrap().unwrap(), pool2.observe(&id).unwrap().unwrap());
@@ -229,7 +229,7 @@ fn a_fence_reports_what_it_could_not_do_and_goes_on() {
     }
     let image = lab.image(&bad);
     std::fs::rename(&image, lab.directory.join("away")).unwrap();
-    let report = fence(s).fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    let report = fence(s).fence(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     for outcome in report.volumes {
         assert_eq!(outcome.proof.is_ok(), outcome.volume == good, "{outcome:?}");
     }
@@ -237,7 +237,7 @@ fn a_fence_reports_what_it_could_not_do_and_goes_on() {
     refused(s.attach(&bad, &n2), ErrorKind::Held);
     s.attach(&good, &n2).unwrap();
     std::fs::rename(lab.directory.join("away"), &image).unwrap();
-    fence(s).fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    fence(s).fence(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     s.attach(&bad, &n2).unwrap();
 }
 
@@ -277,7 +277,7 @@ fn a_rebuild_takes_the_image_that_counted() {
     std::fs::copy(lab.volume_dir(&id).join(&first), &abandoned).unwrap();
     assert!(lose_records_and_reopen().contains(&format!("{first:?}")));
     s.attach(&id, &n1).unwrap();
-    fence(s).fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    fence(s).fence(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     assert!(!abandoned.exists(), "no fence can record it any more");
     let fork = lab.image(&id).file_name().unwrap().to_owned();
     assert!(lose_records_and_reopen().contains(&format!("{fork:?}")));

@@ -296,7 +296,7 @@ fn a_pool_without_a_single_free_block_can_be_emptied() {
         bench.pool.connect(&lock(other), &request).unwrap();
         fill(&fs::File::create(scratch.path().join("ballast")).unwrap(), scratch.path());
         fill_to_the_brim(scratch.path());
-        let report = bench.pool.fence().unwrap().fence(&node.id, "test", FenceHow::Enforce).unwrap();
+        let report = bench.pool.fence().unwrap().fence(&node.id, None, "test", FenceHow::Enforce).unwrap();
         report.volumes[0].proof.as_ref().unwrap_or_else(|e| panic!("{below}: {}", e.chain()));
         bench.pool.disconnect(&lock(other), other, &node).unwrap();
         bench.pool.attach().unwrap().detach(&lock(other), other, Some(&node.id)).unwrap();

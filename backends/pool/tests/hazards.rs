@@ -45,7 +45,7 @@ fn a_snapshot_does_not_wait_for_a_fenced_holder() {
     let fs = FsType::Ext4;
     let request = MountRequest { device: &path, number, fs, target: at.path(), read_only: false, flags: &[] };
     host.mount(&request).unwrap();
-    s.backend.fence().unwrap().fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+    s.backend.fence().unwrap().fence(&n1.id, None, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
     // The frozen node goes on, and its file system has something to write back.
     let _ = std::fs::write(at.path().join("late"), vec![7; 1 << 20]);
     s.attach(&id, &n2).unwrap();
@@ -88,7 +88,8 @@ fn loops_that_cannot_be_told_are_no_proof() {
     let (id, n1) = (s.create("v").id, s.register("n1"));
     s.attach(&id, &n1).unwrap();
     let Connected::Device { path, .. } = s.connect(&id, &n1, None).unwrap() else { panic!() };
-    let proof = s.backend.fence().unwrap().fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof;
+    let proof =
+        s.backend.fence().unwrap().fence(&n1.id, None, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof;
     let host = LinuxHost::new(Effects::default());
     let device = host.loops().unwrap().into_iter().find(|device| device.path == path).unwrap();
     host.detach_loop(&device).unwrap();
@@ -136,7 +137,7 @@ fn every_file_system_is_taken_over_beside_a_fenced_one() {
         drop(file);
         std::fs::File::open(old.path()).unwrap().sync_all().unwrap();
         let fence = s.backend.fence().unwrap();
-        fence.fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+        fence.fence(&n1.id, None, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
         let taken = mounted(&n2, new.path());
         let read = std::fs::read(new.path().join("kept"));
         let written = std::fs::write(new.path().join("more"), [8; 8192]);

@@ -39,7 +39,7 @@ fn connect(pool: &Pool, id: &VolumeId, node: &NodeIdentity) -> Result<()> {
 }
 
 fn fence(pool: &Pool, id: &VolumeId, node: &NodeIdentity) -> Result<()> {
-    let report = Fence::fence(pool, &node.id, ACTOR, FenceHow::Enforce)?;
+    let report = Fence::fence(pool, &node.id, None, ACTOR, FenceHow::Enforce)?;
     report.volumes.into_iter().filter(|outcome| outcome.volume == *id).try_for_each(|outcome| outcome.proof.map(drop))
 }
 

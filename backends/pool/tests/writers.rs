@@ -91,7 +91,7 @@ fn fail_over(lab: &Lab, kind: VolumeKind, writers: u64, host: Arc<dyn Host>) -> 
         }
         std::thread::sleep(RUN);
         let pool = open_on(&lab.directory, host, Effects::default());
-        let report = Fence::fence(&pool, &n1.id, "test", FenceHow::Enforce).unwrap();
+        let report = Fence::fence(&pool, &n1.id, None, "test", FenceHow::Enforce).unwrap();
         let returned = Instant::now();
         report.volumes[0].proof.as_ref().unwrap();
         let image = lab.image(&id);

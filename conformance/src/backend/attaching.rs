@@ -126,3 +126,42 @@ pub fn read_only(s: &Subject) {
     s.detach(&volume.id, Some(&n1)).unwrap();
     assert_eq!(ask(false).unwrap().epoch, context.epoch.next());
 }
+
+pub fn what_a_node_holds(s: &Subject) {
+    let (first, second, other, free) = (s.create("first"), s.create("second"), s.create("other"), s.create("free"));
+    let (n1, n2) = (s.register("n1"), s.register("n2"));
+    s.attach(&first.id, &n1).unwrap();
+    s.attach(&other.id, &n2).unwrap();
+    // In another life of the node it is the node all the same.
+    let next = s.register("n1");
+    s.attach(&second.id, &next).unwrap();
+    let held = |node: &volume::NodeIdentity| {
+        let mut held = s.backend.attach().unwrap().held_by(&node.id).unwrap();
+        held.sort_by(|a, b| a.id.cmp(&b.id));
+        held
+    };
+    let mut wanted = vec![s.find(&first.id), s.find(&second.id)];
+    wanted.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(held(&n1), wanted);
+    assert_eq!(held(&n2), [s.find(&other.id)]);
+    assert_eq!(s.find(&free.id).attachment, None);
+    s.detach(&other.id, Some(&n2)).unwrap();
+    assert_eq!(held(&n2), []);
+}
+
+/// A mark that grows is a node that lives; one that never was is no mark.
+pub fn signs_of_life(s: &Subject) {
+    let (n1, n2) = (s.register("n1"), s.register("n2"));
+    let seen = |node: &volume::NodeIdentity| {
+        let all = s.backend.attach().unwrap().signs_of_life().unwrap()?;
+        Some(all.into_iter().find(|(id, _)| *id == node.id).map_or(0, |(_, sign)| sign))
+    };
+    s.connector.show_life(&n1).unwrap();
+    let Some(first) = seen(&n1) else { return };
+    assert_eq!(seen(&n1), Some(first), "nobody has shown any life since");
+    for node in [&n1, &n2] {
+        let before = seen(node);
+        s.connector.show_life(node).unwrap();
+        assert!(seen(node) > before, "{:?} after {before:?}", seen(node));
+    }
+}

@@ -15,7 +15,7 @@ pub fn fence_then_grant(s: &Subject) {
     let first = s.attach(&held.id, &n1).unwrap();
     s.connect(&held.id, &n1, Some(&first)).unwrap();
     refused(s.attach(&held.id, &n2), ErrorKind::Held);
-    let report = fence.fence(&n1.id, ACTOR, FenceHow::Enforce).unwrap();
+    let report = fence.fence(&n1.id, None, ACTOR, FenceHow::Enforce).unwrap();
     assert!(report.node.is_fenced());
     assert_eq!(report.volumes.len(), 1, "{report:?}");
     let proof = report.volumes[0].proof.as_ref().unwrap();
@@ -43,15 +43,15 @@ pub fn fence_is_idempotent(s: &Subject) {
     let n1 = s.register("n1");
     let context = s.attach(&volume.id, &n1).unwrap();
     s.connect(&volume.id, &n1, Some(&context)).unwrap();
-    let first = fence.fence(&n1.id, ACTOR, FenceHow::Enforce).unwrap();
+    let first = fence.fence(&n1.id, None, ACTOR, FenceHow::Enforce).unwrap();
     let images = fence.orphans().unwrap().len();
     let again = (s.another)();
-    let second = again.fence().unwrap().fence(&n1.id, "somebody else", FenceHow::Enforce).unwrap();
+    let second = again.fence().unwrap().fence(&n1.id, None, "somebody else", FenceHow::Enforce).unwrap();
     assert_eq!(first.volumes[0].proof.as_ref().unwrap(), second.volumes[0].proof.as_ref().unwrap());
     assert_eq!(fence.orphans().unwrap().len(), images, "nothing is forked twice");
     s.disconnect(&volume.id, &n1);
     let nobody = volume::NodeId::parse("nobody").unwrap();
-    refused(fence.fence(&nobody, ACTOR, FenceHow::Enforce), ErrorKind::NotFound);
+    refused(fence.fence(&nobody, None, ACTOR, FenceHow::Enforce), ErrorKind::NotFound);
 }
 
 pub fn fenced_nodes_are_refused(s: &Subject) {
@@ -60,18 +60,42 @@ pub fn fenced_nodes_are_refused(s: &Subject) {
     let n1 = s.register("n1");
     let context = s.attach(&held.id, &n1).unwrap();
     s.connect(&held.id, &n1, Some(&context)).unwrap();
-    fence.fence(&n1.id, ACTOR, FenceHow::Enforce).unwrap();
+    fence.fence(&n1.id, None, ACTOR, FenceHow::Enforce).unwrap();
     refused(s.attach(&other.id, &n1), ErrorKind::Held);
     refused(s.attach(&held.id, &n1), ErrorKind::Held);
     assert!(s.connector.register(&n1).unwrap().is_fenced(), "a restart of the plugin does not lift the fence");
-    refused(fence.unfence(&n1.id, ACTOR), ErrorKind::FailedPrecondition);
+    refused(fence.unfence(&n1.id, None, ACTOR), ErrorKind::FailedPrecondition);
     refused(s.attach(&other.id, &n1), ErrorKind::Held);
     s.disconnect(&held.id, &n1);
-    fence.unfence(&n1.id, ACTOR).unwrap();
+    fence.unfence(&n1.id, None, ACTOR).unwrap();
     // Its next life starts live.
     let next = s.register("n1");
     s.attach(&other.id, &next).unwrap();
     s.attach(&held.id, &next).unwrap();
+}
+
+/// Who means one life of a node touches no other.
+pub fn lives_are_told_apart(s: &Subject) {
+    let Some(fence) = enforceable(s) else { return };
+    let volume = s.create("v");
+    let (first, n1) = (s.register("n1"), s.register("n1"));
+    s.attach(&volume.id, &n1).unwrap();
+    let (late, meant) = (Some(first.incarnation), Some(n1.incarnation));
+    let refusal = refused(fence.fence(&n1.id, late, ACTOR, FenceHow::Enforce), ErrorKind::FailedPrecondition);
+    assert!(refusal.contains(&n1.incarnation.to_string()), "it says what was found: {refusal}");
+    refused(fence.unfence(&n1.id, late, ACTOR), ErrorKind::FailedPrecondition);
+    let attach = s.backend.attach().unwrap();
+    let is_fenced = || attach.nodes().unwrap().iter().any(|node| node.identity.id == n1.id && node.is_fenced());
+    assert!(!is_fenced() && s.find(&volume.id).attachment.unwrap().proof.is_none(), "nothing has changed");
+    fence.unfence(&n1.id, meant, ACTOR).unwrap();
+    for _ in 0..2 {
+        let report = fence.fence(&n1.id, meant, ACTOR, FenceHow::Enforce).unwrap();
+        assert!(report.node.is_fenced() && report.volumes[0].proof.is_ok());
+    }
+    refused(fence.unfence(&n1.id, late, ACTOR), ErrorKind::FailedPrecondition);
+    assert!(is_fenced());
+    fence.unfence(&n1.id, meant, ACTOR).unwrap();
+    assert!(!is_fenced());
 }
 
 pub fn powered_off(s: &Subject) {
@@ -79,7 +103,7 @@ pub fn powered_off(s: &Subject) {
     let volume = s.create("v");
     let (n1, n2) = (s.register("n1"), s.register("n2"));
     s.attach(&volume.id, &n1).unwrap();
-    let report = fence.fence(&n1.id, "root@console", FenceHow::PoweredOff).unwrap();
+    let report = fence.fence(&n1.id, None, "root@console", FenceHow::PoweredOff).unwrap();
     assert!(
         matches!(&report.node.state, NodeState::Fenced { powered_off: true, actor, .. } if actor == "root@console"),
         "{:?}",
@@ -121,7 +145,7 @@ pub fn orphans(s: &Subject) {
 fn fence_with_a_device(s: &Subject, fence: &dyn Fence, volume: &Volume, node: &NodeIdentity) {
     let context = s.attach(&volume.id, node).unwrap();
     s.connect(&volume.id, node, Some(&context)).unwrap();
-    fence.fence(&node.id, ACTOR, FenceHow::Enforce).unwrap().volumes[0].proof.as_ref().unwrap();
+    fence.fence(&node.id, None, ACTOR, FenceHow::Enforce).unwrap().volumes[0].proof.as_ref().unwrap();
 }
 
 fn enforceable(s: &Subject) -> Option<&dyn Fence> {

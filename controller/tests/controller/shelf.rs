@@ -256,6 +256,10 @@ impl Attach for Shelf {
     fn nodes(&self) -> Result<Vec<NodeRecord>> {
         Ok(self.state().nodes.values().cloned().collect())
     }
+
+    fn held_by(&self, node: &NodeId) -> Result<Vec<Volume>> {
+        volume::held_by(self, node)
+    }
 }
 
 /// A volume is as its `problem` says.

@@ -48,7 +48,7 @@ pub fn unfence(storage: &Storage, output: Output, node: &str) -> Result<()> {
     let mut known = false;
     for backend in storage.backends() {
         let Some(fence) = backend.fence() else { continue };
-        match fence.unfence(&node, &actor) {
+        match fence.unfence(&node, None, &actor) {
             Ok(()) => {
                 known = true;
                 tracing::warn!(target: "audit", node = %node, actor, backend = %backend.name(), "node unfenced");
@@ -70,7 +70,7 @@ pub fn fence_node(storage: &Storage, node: &NodeId, actor: &str, how: FenceHow) 
     let mut known = false;
     for backend in storage.backends() {
         let Some(fence) = backend.fence() else { continue };
-        match fence.fence(node, actor, how) {
+        match fence.fence(node, None, actor, how) {
             Ok(report) => {
                 known = true;
                 let failed = report.volumes.iter().filter(|outcome| outcome.proof.is_err()).count();

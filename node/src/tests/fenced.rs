@@ -31,7 +31,7 @@ fn a_fenced_node_comes_back_clean() {
         lab.publish(&shared, "/staging/shared", "/targets/shared").unwrap();
         let earlier = lab.service.identity().unwrap();
         let n1 = NodeId::parse("n1").unwrap();
-        Fence::fence(&lab.backend, &n1, "test", FenceHow::Enforce).unwrap();
+        Fence::fence(&lab.backend, &n1, None, "test", FenceHow::Enforce).unwrap();
 
         // Before it has looked: the record itself refuses.
         refused(lab.publish(&volume, STAGING, "/targets/b"), ErrorKind::Held, "");
@@ -64,7 +64,7 @@ fn two_nodes_of_one_machine_keep_their_hands_off_each_other() {
     let other = service(&lab.host, &lab.backend, other_state.path(), lab.profile, "n2");
     other.register().unwrap();
     assert_eq!(other.reconcile().unwrap(), crate::Reconciled::default());
-    Fence::fence(&lab.backend, &NodeId::parse("n2").unwrap(), "test", FenceHow::Enforce).unwrap();
+    Fence::fence(&lab.backend, &NodeId::parse("n2").unwrap(), None, "test", FenceHow::Enforce).unwrap();
     other.register().unwrap();
     assert_eq!(lab.host.loops().unwrap().len(), 1);
     lab.publish(&volume, STAGING, TARGET).unwrap();

@@ -109,7 +109,7 @@ fn a_fence_is_seen() {
     let lab = Lab::new();
     let volume = lab.attached("v", EXT4);
     lab.stage(&volume, STAGING).unwrap();
-    Fence::fence(&lab.backend, &NodeId::parse("n1").unwrap(), "test", FenceHow::Enforce).unwrap();
+    Fence::fence(&lab.backend, &NodeId::parse("n1").unwrap(), None, "test", FenceHow::Enforce).unwrap();
     let found = ask(&lab, &volume.id, "").unwrap();
     for reason in ["AttachmentLost", "DeviceCutOff", "DeviceError"] {
         assert!(found.contains(&(Severity::Inaccessible, reason)), "{reason} is not in {found:?}");

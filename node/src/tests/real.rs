@@ -357,7 +357,8 @@ fn a_fenced_node_comes_back_clean() {
             real.publish(&volume).unwrap();
             let earlier = real.service.identity().unwrap();
             let report =
-                Fence::fence(real.pool.as_ref(), &NodeId::parse(NODE).unwrap(), "test", FenceHow::Enforce).unwrap();
+                Fence::fence(real.pool.as_ref(), &NodeId::parse(NODE).unwrap(), None, "test", FenceHow::Enforce)
+                    .unwrap();
             assert!(report.volumes.iter().all(|one| one.proof.is_ok()), "{kind} on {fs}: {report:?}");
             if kind != VolumeKind::Directory {
                 assert!(real.publish(&volume).is_err(), "{kind} on {fs}");

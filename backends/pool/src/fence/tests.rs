@@ -41,14 +41,14 @@ fn without_the_opt_in_nothing_is_fenced() {
     let (id, n1, n2) = (s.create("v").id, s.register("n1"), s.register("n2"));
     s.attach(&id, &n1).unwrap();
     let fence = s.backend.fence().unwrap();
-    let mut report = fence.fence(&n1.id, "test", FenceHow::Enforce).unwrap();
+    let mut report = fence.fence(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     let refusal = refused(report.volumes.remove(0).proof, ErrorKind::FailedPrecondition);
     assert!(refusal.contains("allow_fork_only_fence"), "{refusal}");
     refused(s.attach(&id, &n2), ErrorKind::Held);
     // An administrator's word is another matter.
-    fence.fence(&n1.id, "test", FenceHow::PoweredOff).unwrap().volumes.remove(0).proof.unwrap();
+    fence.fence(&n1.id, None, "test", FenceHow::PoweredOff).unwrap().volumes.remove(0).proof.unwrap();
     s.attach(&id, &n2).unwrap();
-    fence.unfence(&n1.id, "test").unwrap();
+    fence.unfence(&n1.id, None, "test").unwrap();
 }
 
 #[test]
@@ -60,11 +60,11 @@ fn with_it_the_image_is_forked_and_the_weakness_declared() {
     s.attach(&id, &n1).unwrap();
     s.connect(&id, &n1, None).unwrap();
     let fence = s.backend.fence().unwrap();
-    let proof = fence.fence(&n1.id, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+    let proof = fence.fence(&n1.id, None, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
     assert_eq!(proof.method, FenceMethod::Fork);
     assert_eq!(fence.orphans().unwrap().len(), 1);
     s.attach(&id, &n2).unwrap();
-    refused(fence.unfence(&n1.id, "test"), ErrorKind::FailedPrecondition);
+    refused(fence.unfence(&n1.id, None, "test"), ErrorKind::FailedPrecondition);
     s.disconnect(&id, &n1);
 }
 
@@ -86,7 +86,7 @@ fn a_late_fence_leaves_the_nodes_next_life_alone() {
     let Some((s, pool)) = lab("a_late_fence_leaves_the_nodes_next_life_alone", FsType::Xfs) else { return };
     let (id, n1) = (s.create("v").id, s.register("n1"));
     s.attach(&id, &n1).unwrap();
-    pool.mark_fenced(&n1.id, "test", FenceHow::Enforce).unwrap();
+    pool.mark_fenced(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     let again = s.register("n1");
     s.attach(&id, &again).unwrap();
     let device = s.connect(&id, &again, None).unwrap();
@@ -104,7 +104,7 @@ fn a_rebuild_finds_the_fork_that_was_written_to() {
     let Some((s, pool)) = lab("a_rebuild_finds_the_fork_that_was_written_to", FsType::Xfs) else { return };
     let (id, n1, n2) = (s.create("v").id, s.register("n1"), s.register("n2"));
     s.attach(&id, &n1).unwrap();
-    pool.mark_fenced(&n1.id, "test", FenceHow::Enforce).unwrap();
+    pool.mark_fenced(&n1.id, None, "test", FenceHow::Enforce).unwrap();
     let mut state = RecordDir::<VolumeRecord>::find(&pool.volumes, id.as_str()).unwrap().unwrap();
     let record = state.record().clone();
     let held = record.attachment.clone().unwrap();
