@@ -40,7 +40,7 @@ pub use id::{BackendName, GroupSnapshotId, Incarnation, NodeId, SnapshotId, Volu
 pub use lock::{LockTable, VolumeGuard};
 pub use modify::{IoLimits, Modify, MutableChange, MutableParameters};
 pub use node::{NodeIdentity, NodeRecord, NodeState};
-pub use parameters::Parameters;
+pub use parameters::{Failover, Parameters};
 pub use size::{MAX_SIZE_BYTES, SizeRange};
 pub use snapshot::{Snapshot, SnapshotFilter};
 pub use topology::{Segments, TopologyRequirement};

@@ -20,10 +20,29 @@ pub struct Parameters {
     pub gid: Option<u32>,
     /// `mode`: permission bits of the volume's root directory, octal (`0750`).
     pub mode: Option<u32>,
+    /// `failover`: whether a supervisor moves the volume away from a dead node.
+    #[serde(default, skip_serializing_if = "Failover::is_on")]
+    pub failover: Failover,
+}
+
+/// What a supervisor may do with the volume of a node that it found dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failover {
+    #[default]
+    On,
+    /// The volume stays with its node until an administrator acts.
+    Off,
+}
+
+impl Failover {
+    fn is_on(&self) -> bool {
+        *self == Self::On
+    }
 }
 
 impl Parameters {
-    pub const KEYS: [&'static str; 7] = ["backend", "fsType", "gid", "mode", "mountFlags", "thick", "uid"];
+    pub const KEYS: [&'static str; 8] = ["backend", "failover", "fsType", "gid", "mode", "mountFlags", "thick", "uid"];
     /// Set by the official csi-provisioner with `--extra-create-metadata`; accepted and not used. Its other
     /// `csi.storage.k8s.io/` keys are removed before the driver sees them.
     const IGNORED: [&'static str; 3] =
@@ -36,6 +55,13 @@ impl Parameters {
         for (key, value) in sorted {
             match key {
                 "backend" => parsed.backend = Some(value.to_owned()),
+                "failover" => {
+                    parsed.failover = match value {
+                        "on" => Failover::On,
+                        "off" => Failover::Off,
+                        _ => return Err(wrong(key, value, "on or off")),
+                    }
+                }
                 "fsType" => parsed.fs_type = FsType::parse(value)?,
                 "mountFlags" => {
                     if value.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -129,10 +155,26 @@ mod tests {
             ("uid", "-1"),
             ("uid", "+1"),
             ("thick", "yes"),
+            ("failover", "Off"),
             ("mountFlags", "noatime, discard"),
             ("mountFlags", "noatime\nid  pool.v1"),
         ] {
             assert!(Parameters::parse([(key, value)]).is_err(), "{key}={value}");
         }
+    }
+
+    #[test]
+    fn failover_is_on_unless_it_is_said() {
+        let of = |value| Parameters::parse([("failover", value)]).unwrap();
+        assert_eq!(of("on"), Parameters::default());
+        let off = of("off");
+        assert_eq!(off.failover, Failover::Off);
+        let refusal = Parameters::parse([("failover", "maybe")]).unwrap_err().to_string();
+        assert!(refusal.contains("on or off"), "{refusal}");
+        // A record of before the parameter was there, and one that says it.
+        let json = serde_json::to_value(Parameters::default()).unwrap();
+        assert!(json.get("failover").is_none());
+        assert_eq!(serde_json::from_value::<Parameters>(json).unwrap().failover, Failover::On);
+        assert_eq!(serde_json::from_value::<Parameters>(serde_json::to_value(&off).unwrap()).unwrap(), off);
     }
 }

@@ -4,7 +4,8 @@ use super::{Subject, at_least, at_most, refused};
 use crate::backend::{MIB, SIZE};
 use std::collections::BTreeMap;
 use volume::{
-    ErrorKind, FsType, PageRequest, Parameters, Segments, TopologyRequirement, Volume, VolumeId, VolumeKind, VolumeSpec,
+    ErrorKind, Failover, FsType, PageRequest, Parameters, Segments, TopologyRequirement, Volume, VolumeId, VolumeKind,
+    VolumeSpec,
 };
 
 pub fn create_is_idempotent(s: &Subject) {
@@ -134,6 +135,7 @@ pub fn parameters_are_kept(s: &Subject) {
         uid: Some(70),
         gid: Some(71),
         mode: Some(0o750),
+        failover: Failover::Off,
         ..Parameters::default()
     };
     let spec = VolumeSpec { parameters: parameters.clone(), ..s.spec("with parameters") };

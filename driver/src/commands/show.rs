@@ -3,7 +3,9 @@
 use crate::output::printable;
 use crate::units::{format_size, format_time};
 use serde_json::{Value, json};
-use volume::{Attachment, FenceProof, NodeRecord, NodeState, Orphan, Snapshot, Volume, VolumeKind, VolumeSource};
+use volume::{
+    Attachment, Failover, FenceProof, NodeRecord, NodeState, Orphan, Snapshot, Volume, VolumeKind, VolumeSource,
+};
 
 pub fn volume_json(volume: &Volume) -> Value {
     json!({
@@ -14,6 +16,7 @@ pub fn volume_json(volume: &Volume) -> Value {
         "thick": volume.thick,
         "source": volume.source,
         "parameters": volume.parameters.to_volume_context(),
+        "failover": volume.parameters.failover,
         "mutable_parameters": mutable_json(volume),
         "accessible_topology": volume.accessible_topology,
         "epoch": volume.epoch,
@@ -56,6 +59,7 @@ pub fn volume_text(volume: &Volume, orphans: &[Orphan]) -> String {
         ("name", format!("{:?}", volume.name.as_str())),
         ("size", format!("{} ({} bytes)", format_size(volume.size_bytes), volume.size_bytes)),
         ("kind", format!("{}{}", volume.kind, if volume.thick { ", thick" } else { "" })),
+        ("failover", failover(volume).to_owned()),
         ("created", format_time(volume.created_at_ms)),
         ("epoch", volume.epoch.to_string()),
         ("holder", holder(volume.attachment.as_ref())),
@@ -110,6 +114,13 @@ pub fn kind(kind: VolumeKind) -> String {
         VolumeKind::FileSystem(fs) => fs.to_string(),
         VolumeKind::Block => "block".to_owned(),
         VolumeKind::Directory => "directory".to_owned(),
+    }
+}
+
+fn failover(volume: &Volume) -> &'static str {
+    match volume.parameters.failover {
+        Failover::On => "on",
+        Failover::Off => "off: stays with its node until an administrator fences that",
     }
 }
 
