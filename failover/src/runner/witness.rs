@@ -1,0 +1,108 @@
+//! The second witness: whether a node leaves signs of life in the storage, or its machine answers at all.
+
+use crate::Witness;
+use std::collections::HashMap;
+use volume::{BackendName, NodeId};
+
+/// A node that lives leaves a sign each half second, and each half second they are read. So this is a few of them.
+const SIGN_MS: u64 = 2_000;
+/// A machine that answers is asked again every few seconds only.
+const REFUSED_MS: u64 = 5_000;
+
+/// What was seen, and when. It goes by the supervisor's own clock alone: a sign's number says nothing but that it grew.
+#[derive(Debug, Default)]
+pub(crate) struct Witnesses {
+    signs: HashMap<NodeId, Vec<Sign>>,
+    refused_ms: HashMap<NodeId, u64>,
+}
+
+#[derive(Debug)]
+struct Sign {
+    backend: BackendName,
+    number: u64,
+    /// Since when the number stands still, as far as it was watched.
+    since_ms: u64,
+    has_grown: bool,
+    /// In the last look.
+    is_read: bool,
+}
+
+impl Witnesses {
+    /// The machine answered that nobody listens at its agent's port: it lives, whatever its agent does.
+    pub(crate) fn refused(&mut self, node: NodeId, now_ms: u64) {
+        self.refused_ms.insert(node, now_ms);
+    }
+
+    /// All marks that a look at the backend has shown.
+    pub(crate) fn read(&mut self, backend: &BackendName, marks: &[(NodeId, u64)], now_ms: u64) {
+        for (node, number) in marks {
+            let signs = match self.signs.get_mut(node) {
+                Some(signs) => signs,
+                None => self.signs.entry(node.clone()).or_default(),
+            };
+            match signs.iter_mut().find(|sign| sign.backend == *backend) {
+                Some(sign) if sign.number != *number => {
+                    (sign.has_grown, sign.number, sign.since_ms, sign.is_read) = (true, *number, now_ms, true);
+                }
+                // What happened while it could not be read is not known: it is watched anew.
+                Some(sign) if !sign.is_read => (sign.has_grown, sign.since_ms, sign.is_read) = (false, now_ms, true),
+                Some(_) => {}
+                None => {
+                    let backend = backend.clone();
+                    signs.push(Sign { backend, number: *number, since_ms: now_ms, has_grown: false, is_read: true });
+                }
+            }
+        }
+    }
+
+    /// The backend could not be read, or keeps no marks (any more).
+    pub(crate) fn unread(&mut self, backend: &BackendName) {
+        let signs = self.signs.values_mut().flatten().filter(|sign| sign.backend == *backend);
+        signs.for_each(|sign| sign.is_read = false);
+    }
+
+    /// One sign that grows is enough; stillness counts where at least one storage was watched for long enough.
+    pub(crate) fn of(&self, node: &NodeId, now_ms: u64) -> Witness {
+        let answers = self.refused_ms.get(node).is_some_and(|at| now_ms.saturating_sub(*at) < REFUSED_MS);
+        let read = || self.signs.get(node).into_iter().flatten().filter(|sign| sign.is_read);
+        let is_still = |sign: &Sign| now_ms.saturating_sub(sign.since_ms) >= SIGN_MS;
+        if answers || read().any(|sign| sign.has_grown && !is_still(sign)) {
+            Witness::Active
+        } else if read().any(is_still) {
+            Witness::Silent
+        } else {
+            Witness::CannotTell
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sign_that_was_watched_and_stands_still_is_silence() {
+        let (backend, node) = (BackendName::parse("pool").unwrap(), NodeId::parse("n1").unwrap());
+        let mut seen = Witnesses::default();
+        assert_eq!(seen.of(&node, 0), Witness::CannotTell);
+        let mark = |number| [(node.clone(), number)];
+        seen.read(&backend, &mark(7), 1_000);
+        assert_eq!(seen.of(&node, 1_500), Witness::CannotTell, "one number alone tells nothing");
+        seen.read(&backend, &mark(8), 1_500);
+        assert_eq!(seen.of(&node, 3_400), Witness::Active);
+        seen.read(&backend, &mark(8), 3_500);
+        assert_eq!(seen.of(&node, 3_500), Witness::Silent);
+        seen.unread(&backend);
+        assert_eq!(seen.of(&node, 3_600), Witness::CannotTell);
+        seen.read(&backend, &mark(8), 9_000);
+        assert_eq!(seen.of(&node, 9_000), Witness::CannotTell, "nobody watched meanwhile");
+        seen.read(&backend, &mark(8), 11_000);
+        assert_eq!(seen.of(&node, 11_000), Witness::Silent);
+        seen.refused(node.clone(), 11_100);
+        assert_eq!(seen.of(&node, 11_200), Witness::Active, "a machine that answers lives");
+        assert_eq!(seen.of(&node, 16_200), Witness::Silent);
+        // A restart of the node's process may begin anywhere.
+        seen.read(&backend, &mark(1), 16_300);
+        assert_eq!(seen.of(&node, 16_300), Witness::Active);
+    }
+}
