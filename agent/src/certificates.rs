@@ -1,45 +1,52 @@
 //! An authority of one's own, and certificates of it: to try things out, for tests and for the chart.
 
+use crate::signer::{Signer, failed};
 use crate::{CredentialFiles, Role};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType, date_time_ymd,
-};
+use rcgen::KeyPair;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind as IoErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use volume::{Error, ErrorKind, Result};
+use std::time::{Duration, SystemTime};
+use volume::{Error, Result};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Clocks of machines differ.
 const SKEW: Duration = Duration::from_secs(60 * 60);
 
-const AUTHORITY_DAYS: u64 = 3650;
-
 /// From when to when a certificate is valid.
 #[derive(Debug, Clone, Copy)]
 pub struct Validity {
-    from: SystemTime,
-    until: SystemTime,
+    pub(crate) from: SystemTime,
+    pub(crate) until: SystemTime,
 }
 
 /// Signs with the key in `ca.key` of its directory.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    signer: Signer,
     certificate: PathBuf,
 }
 
 impl Validity {
     /// From now on, with an hour before it for clocks that are behind.
     pub fn days(days: u64) -> Self {
-        let now = SystemTime::now();
-        Self { from: now - SKEW, until: now + DAY * u32::try_from(days).unwrap_or(u32::MAX) }
+        Self::lasting(DAY * u32::try_from(days).unwrap_or(u32::MAX))
     }
 
     pub fn between(from: SystemTime, until: SystemTime) -> Self {
         Self { from, until }
+    }
+
+    /// As [`Validity::days`].
+    pub fn lasting(time: Duration) -> Self {
+        let now = SystemTime::now();
+        Self { from: now - SKEW, until: now + time }
+    }
+
+    /// When it is time for a new one: after two thirds, so that there is time for what goes wrong.
+    pub fn renew_at(&self) -> SystemTime {
+        let length = self.until.duration_since(self.from).unwrap_or_default();
+        self.from + length * 2 / 3
     }
 }
 
@@ -61,55 +68,26 @@ impl Authority {
             }
             Err(error) => return Err(Error::io(format!("cannot read {}", key_path.display()), error)),
         };
-        let mut params = params("", Validity::days(AUTHORITY_DAYS))?;
-        // A certificate finds its issuer by name: the same for the same key, and another one's for no other.
-        let id: String = params.key_identifier(&key).iter().map(|byte| format!("{byte:02x}")).collect();
-        params.distinguished_name.push(DnType::CommonName, format!("hawser agents {id}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let signer = Signer::new(key)?;
         if !certificate.exists() {
-            let own = params.self_signed(&key).map_err(|error| failed("sign the authority's certificate", &error))?;
-            write(&certificate, &own.pem(), 0o644)?;
+            write(&certificate, signer.certificates(), 0o644)?;
         }
-        Ok(Self { issuer: Issuer::new(params, key), certificate })
+        Ok(Self { signer, certificate })
     }
 
     /// Writes `<name>.crt` and `<name>.key` into the directory, in place of earlier ones.
     pub fn issue(&self, directory: &Path, name: &str, roles: &[Role], validity: Validity) -> Result<CredentialFiles> {
-        let key = KeyPair::generate().map_err(|error| failed("make a key", &error))?;
-        let mut params = params(&format!("hawser {name}"), validity)?;
-        for role in roles {
-            let uri = role.uri().try_into().map_err(|error| failed("name the certificate", &error))?;
-            params.subject_alt_names.push(SanType::URI(uri));
-            params.extended_key_usages.push(match role {
-                Role::Node(_) => ExtendedKeyUsagePurpose::ServerAuth,
-                Role::Controller | Role::Supervisor => ExtendedKeyUsagePurpose::ClientAuth,
-            });
-        }
-        params.extended_key_usages.dedup();
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        let signed = params.signed_by(&key, &self.issuer).map_err(|error| failed("sign a certificate", &error))?;
+        let made = self.signer.issue(name, roles, validity)?;
         let at = |extension: &str| directory.join(format!("{name}.{extension}"));
         let files = CredentialFiles { ca: self.certificate.clone(), cert: at("crt"), key: at("key") };
-        write(&files.key, &key.serialize_pem(), 0o600)?;
-        write(&files.cert, &signed.pem(), 0o644)?;
+        write(&files.key, &made.key, 0o600)?;
+        write(&files.cert, &made.cert, 0o644)?;
         Ok(files)
     }
 }
 
-fn params(name: &str, validity: Validity) -> Result<CertificateParams> {
-    let mut params = CertificateParams::new(Vec::new()).map_err(|error| failed("describe a certificate", &error))?;
-    params.distinguished_name.remove(DnType::CommonName);
-    params.distinguished_name.push(DnType::CommonName, name);
-    let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    params.not_before = date_time_ymd(1970, 1, 1) + since_1970(validity.from);
-    params.not_after = date_time_ymd(1970, 1, 1) + since_1970(validity.until);
-    Ok(params)
-}
-
 /// Whole or not at all, and never readable for others meanwhile.
-fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let new = path.with_extension("new");
     let result = (|| {
         if let Err(error) = fs::remove_file(&new)
@@ -123,8 +101,4 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
         fs::rename(&new, path)
     })();
     result.map_err(|error| Error::io(format!("cannot write {}", path.display()), error))
-}
-
-fn failed(what: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Internal, format!("cannot {what}: {error}"))
 }

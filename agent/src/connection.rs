@@ -124,7 +124,7 @@ mod tests {
             let roles = Role::of(&chain[0]).unwrap();
             let verified = Mutex::new(Instant::now().checked_sub(ago).unwrap());
             let peer = Peer { address: ([127, 0, 0, 1], 1).into(), roles, chain, verified };
-            peer.is_still_valid(&credentials.current())
+            peer.is_still_valid(&credentials.current().unwrap())
         };
         assert!(check(now - hours(2), now + hours(2), VERIFIED_FOR * 2).is_ok());
         let error = check(now - hours(2), now - hours(1), VERIFIED_FOR * 2).unwrap_err();

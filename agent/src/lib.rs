@@ -19,9 +19,11 @@ mod operations;
 mod ranges;
 mod reach;
 mod remote;
+mod request;
 mod role;
 mod server;
 mod service;
+mod signer;
 mod tls;
 mod tls_error;
 mod words;
@@ -29,10 +31,12 @@ mod words;
 pub use agents::{AgentAddress, Agents, NodeState};
 pub use beat::{Beat, Life, LifeState, News};
 pub use certificates::{Authority, Validity};
-pub use credentials::{CredentialFiles, Credentials};
+pub use credentials::{CredentialFiles, CredentialPem, Credentials, check_node_certificate};
 pub use remote::RemoteBackend;
+pub use request::CertificateRequest;
 pub use role::Role;
 pub use server::{AgentConfig, AgentServer};
+pub use signer::{AuthorityPem, Signer};
 
 /// Generated from `proto/`.
 mod proto {

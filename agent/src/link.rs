@@ -176,7 +176,7 @@ impl Link {
                 },
                 () = session.refused.notified() => break "it refuses the certificate of this connection".to_owned(),
                 _ = look.tick() => {
-                    if settings.credentials.current().generation != session.generation {
+                    if settings.credentials.current().is_ok_and(|now| now.generation != session.generation) {
                         return End::Renewed;
                     }
                 }
@@ -191,7 +191,7 @@ impl Link {
         settings: &Settings,
         lost: watch::Receiver<bool>,
     ) -> Result<(Session, Description, Streaming<Heartbeat>)> {
-        let material = settings.credentials.current();
+        let material = settings.credentials.current()?;
         let stream = self.connect(&material.client).await?;
         let channel = channel_over(stream).await?;
         let mut client = AgentClient::new(channel)

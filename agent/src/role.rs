@@ -25,7 +25,7 @@ impl Role {
         }
     }
 
-    fn parse(uri: &str) -> Option<Self> {
+    pub(crate) fn parse(uri: &str) -> Option<Self> {
         match uri.strip_prefix("hawser://")? {
             "controller" => Some(Self::Controller),
             "supervisor" => Some(Self::Supervisor),

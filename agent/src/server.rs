@@ -121,8 +121,14 @@ async fn accept(
                 continue;
             }
         };
-        let acceptor = TlsAcceptor::from(Arc::clone(&credentials.current().server));
         let (send, refusals) = (send.clone(), Arc::clone(&refusals));
+        let acceptor = match credentials.current() {
+            Ok(material) => TlsAcceptor::from(Arc::clone(&material.server)),
+            Err(error) => {
+                refusals.log(address, &error.chain());
+                continue;
+            }
+        };
         tokio::spawn(async move {
             let _permit = permit;
             match handshake(acceptor, stream, address).await {

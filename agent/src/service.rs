@@ -60,7 +60,7 @@ impl Agent for Service {
         let (send, receive) = mpsc::channel(1);
         tokio::spawn(beat(self.condition.clone(), self.stopping.clone(), interval, send, {
             let credentials = Arc::clone(&self.credentials);
-            move || peer.is_still_valid(&credentials.current())
+            move || peer.is_still_valid(&*credentials.current()?)
         }));
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
@@ -75,7 +75,8 @@ impl Service {
             tracing::warn!(peer = %peer.address, rpc = %call.rpc, error = text, "refused");
             text
         };
-        peer.is_still_valid(&self.credentials.current()).map_err(|error| Status::unauthenticated(refuse(error)))?;
+        let material = self.credentials.current().map_err(|error| Status::unauthenticated(refuse(error)))?;
+        peer.is_still_valid(&material).map_err(|error| Status::unauthenticated(refuse(error)))?;
         peer.is_one_of(allowed).map_err(|error| Status::permission_denied(refuse(error)))?;
         Ok(peer)
     }

@@ -55,6 +55,17 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
+/// What a controller will find out about this server's certificate.
+pub(crate) fn check_server(
+    roots: &Arc<RootCertStore>,
+    chain: &[CertificateDer<'_>],
+) -> std::result::Result<(), TlsError> {
+    let verifier = SignedServer { roots: Arc::clone(roots), algorithms: provider().signature_verification_algorithms };
+    let (first, others) = chain.split_first().ok_or(TlsError::NoCertificatesPresented)?;
+    let name = ServerName::try_from("agent").map_err(|error| TlsError::General(error.to_string()))?;
+    verifier.verify_server_cert(first, others, &name, &[], UnixTime::now()).map(drop)
+}
+
 /// `PermissionDenied` unless the certificate is that node's. To be called before anything is sent.
 pub(crate) fn check_is_node(chain: Option<&[CertificateDer<'_>]>, node: &NodeId) -> Result<()> {
     let first = chain.and_then(<[_]>::first);

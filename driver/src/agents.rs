@@ -69,7 +69,13 @@ fn credentials(config: &Config, settings: &AgentSettings) -> Result<Arc<Credenti
     let node = settings.listen.map(|_| Role::Node(config.node_id.clone()));
     let controller = (config.mode != Mode::Node && !config.agents.is_empty()).then_some(Role::Controller);
     let roles: Vec<Role> = node.into_iter().chain(controller).collect();
-    Credentials::load(settings.files.clone(), &roles)
+    let files = settings.files.clone().ok_or_else(|| {
+        volume::Error::new(
+            volume::ErrorKind::Unsupported,
+            "certificates from Kubernetes are not there yet; give agent.ca, agent.cert and agent.key",
+        )
+    })?;
+    Credentials::load(files, &roles)
 }
 
 /// `hawser_agent_connected`, read when somebody asks.

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use volume::NodeId;
 
-/// `[agent]`, whole: nothing listens and nothing connects without all of its files.
+/// `[agent]`, whole: nothing listens and nothing connects without certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentSettings {
     /// Where this node's backends are served to a controller.
     pub listen: Option<SocketAddr>,
-    pub files: CredentialFiles,
+    /// `None` where they come from Kubernetes.
+    pub files: Option<CredentialFiles>,
     pub heartbeat: Duration,
 }
 
@@ -58,8 +59,13 @@ impl RawAgent {
         Ok(())
     }
 
-    /// `None` when nothing of it is used.
-    pub fn finish(self, mode: Mode, has_agents: bool) -> Result<Option<AgentSettings>, ConfigError> {
+    /// `None` when nothing of it is used. `has_authority`: without files, there is another one to get certificates from.
+    pub fn finish(
+        self,
+        mode: Mode,
+        has_agents: bool,
+        has_authority: bool,
+    ) -> Result<Option<AgentSettings>, ConfigError> {
         if self.listen.is_some() && mode == Mode::Controller {
             return Err(ConfigError(
                 "agent.listen is set and mode is \"controller\": it is a node that serves its pool to others"
@@ -67,8 +73,9 @@ impl RawAgent {
             ));
         }
         let files = match (self.ca, self.cert, self.key) {
-            (Some(ca), Some(cert), Some(key)) => CredentialFiles { ca, cert, key },
+            (Some(ca), Some(cert), Some(key)) => Some(CredentialFiles { ca, cert, key }),
             (None, None, None) if self.listen.is_none() && !has_agents => return Ok(None),
+            (None, None, None) if has_authority => None,
             (ca, cert, key) => {
                 let given = [("ca", ca.is_some()), ("cert", cert.is_some()), ("key", key.is_some())];
                 let missing: Vec<_> = given.iter().filter(|(_, given)| !given).map(|(name, _)| *name).collect();

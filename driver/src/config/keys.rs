@@ -1,6 +1,7 @@
 //! Every key, its type and what it takes. The lists of known keys are what errors suggest from.
 
 use super::agent::{RawAddress, RawAgent};
+use super::kubernetes::RawKubernetes;
 use super::{ConfigError, Setting};
 use pool::Scope;
 use rpc::Profile;
@@ -73,15 +74,17 @@ pub struct Raw {
     pub backends: Vec<BackendConfig>,
     pub agent: RawAgent,
     pub agents: Vec<RawAddress>,
+    pub kubernetes: RawKubernetes,
 }
 
-pub const TOP_KEYS: [&str; 14] = [
+pub const TOP_KEYS: [&str; 15] = [
     "agent",
     "agents",
     "backend",
     "endpoint",
     "io_limit_cgroups",
     "kubelet_registration_dir",
+    "kubernetes",
     "log_format",
     "log_level",
     "metrics_listen",
@@ -114,6 +117,9 @@ impl Raw {
         }
         if let Some(key) = setting.key.strip_prefix("agent.") {
             return self.agent.apply(key, setting);
+        }
+        if let Some(key) = setting.key.strip_prefix("kubernetes.") {
+            return self.kubernetes.apply(key, setting);
         }
         let value = setting.value.as_str();
         let at = |expected: String| wrong_value(setting, &expected);
@@ -168,7 +174,7 @@ impl Raw {
             "max_volumes_per_node" => backend.max_volumes_per_node = Some(number(value, 1, 1 << 20).map_err(at)?),
             "orphan_keep_s" => backend.orphan_keep_s = Some(number(value, 0, u64::MAX / 1000).map_err(at)?),
             "allow_fork_only_fence" => {
-                backend.allow_fork_only_fence = one_of(value, &[("true", true), ("false", false)]).map_err(at)?;
+                backend.allow_fork_only_fence = truth(value).map_err(at)?;
             }
             "image_bytes" => backend.image_bytes = Some(crate::units::parse_size(value).map_err(at)?),
             "reserve_bytes" => backend.reserve_bytes = Some(crate::units::parse_size(value).map_err(at)?),
@@ -219,6 +225,10 @@ fn one_of<T: Copy>(value: &str, known: &[(&str, T)]) -> Result<T, String> {
         let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
         format!("it takes one of {}", names.join(", "))
     })
+}
+
+pub fn truth(value: &str) -> Result<bool, String> {
+    one_of(value, &[("true", true), ("false", false)])
 }
 
 fn not_empty(value: &str) -> Result<String, String> {

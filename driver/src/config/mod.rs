@@ -3,10 +3,12 @@
 
 mod agent;
 mod keys;
+mod kubernetes;
 mod sources;
 
 pub use agent::AgentSettings;
 pub use keys::{BackendConfig, BackendKind, Listen, LogFormat, Mode};
+pub use kubernetes::KubernetesSettings;
 
 use ::agent::AgentAddress;
 use rpc::Profile;
@@ -40,6 +42,8 @@ pub struct Config {
     pub agent: Option<AgentSettings>,
     /// Where a controller finds the backends of other nodes.
     pub agents: Vec<AgentAddress>,
+    /// When it is enabled: agents are found, and know each other, by the cluster's own means.
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 /// What is wrong with the configuration, where, and what would be right.
@@ -82,7 +86,10 @@ impl keys::Raw {
     /// Fills in the defaults and checks what concerns more than one key.
     fn finish(mut self) -> Result<Config, ConfigError> {
         let mode = self.mode.unwrap_or_default();
+        let kubernetes = self.kubernetes(mode)?;
         let agents = self.agents()?;
+        // Whose backends a controller uses.
+        let has_agents = !agents.is_empty() || (kubernetes.is_some() && mode == Mode::Controller);
         let node_id = match &self.node_id {
             Some(id) => id.clone(),
             None => {
@@ -93,7 +100,7 @@ impl keys::Raw {
             }
         };
         let mut backends = self.backends;
-        if backends.is_empty() && (mode != Mode::Controller || agents.is_empty()) {
+        if backends.is_empty() && (mode != Mode::Controller || !has_agents) {
             backends.push(BackendConfig::new()?);
         }
         for backend in &mut backends {
@@ -139,8 +146,9 @@ impl keys::Raw {
             kubelet_registration_dir: self.kubelet_registration_dir,
             io_limit_cgroups: self.io_limit_cgroups.unwrap_or_else(|| keys::default_cgroups(profile)),
             backends,
-            agent: self.agent.finish(mode, !agents.is_empty())?,
+            agent: self.agent.finish(mode, has_agents, kubernetes.is_some())?,
             agents,
+            kubernetes,
         })
     }
 }

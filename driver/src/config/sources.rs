@@ -2,6 +2,7 @@
 
 use super::agent::{AGENT_KEYS, AGENTS_KEYS, RawAddress};
 use super::keys::{BACKEND_KEYS, Raw, TOP_KEYS, unknown_key};
+use super::kubernetes::KUBERNETES_KEYS;
 use super::{BackendConfig, ConfigError, DEFAULT_FILE, Setting};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -34,6 +35,7 @@ pub fn apply_file(raw: &mut Raw, path: &Path, text: &str) -> Result<(), ConfigEr
             "backend" => file.apply_backends(raw, value)?,
             "agent" => file.apply_agent(raw, value)?,
             "agents" => file.apply_agents(raw, value)?,
+            "kubernetes" => file.apply_kubernetes(raw, value)?,
             _ => raw.apply(&file.setting(key.get_ref(), key.span(), value)?)?,
         }
     }
@@ -68,11 +70,8 @@ fn key_of(name: &str) -> Option<String> {
         return None;
     }
     let lower = rest.to_ascii_lowercase();
-    Some(match (lower.strip_prefix("backend_"), lower.strip_prefix("agent_")) {
-        (Some(key), _) => format!("backend.{key}"),
-        (None, Some(key)) => format!("agent.{key}"),
-        (None, None) => lower,
-    })
+    let in_table = |table: &str| Some(format!("{table}.{}", lower.strip_prefix(table)?.strip_prefix('_')?));
+    Some(["backend", "agent", "kubernetes"].into_iter().find_map(in_table).unwrap_or(lower))
 }
 
 /// Kubernetes sets `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT…`, `<NAME>_PORT…` in every pod for each Service; no key of ours
@@ -91,14 +90,26 @@ struct File<'a> {
 
 impl File<'_> {
     fn apply_agent(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
-        let Some(table) = value.get_ref().as_table() else {
-            return Err(ConfigError(format!("{}: agent is a table, written as [agent]", self.place(value.span()))));
-        };
-        for (key, value) in table {
+        for (key, value) in self.table(value, "agent")? {
             let setting = self.setting(key.get_ref(), key.span(), value)?;
             raw.agent.apply(key.get_ref(), &setting)?;
         }
         Ok(())
+    }
+
+    fn apply_kubernetes(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        for (key, value) in self.table(value, "kubernetes")? {
+            let setting = self.setting(key.get_ref(), key.span(), value)?;
+            raw.kubernetes.apply(key.get_ref(), &setting)?;
+        }
+        Ok(())
+    }
+
+    fn table<'t, 'v>(&self, value: &'t Spanned<DeValue<'v>>, name: &str) -> Result<&'t DeTable<'v>, ConfigError> {
+        value
+            .get_ref()
+            .as_table()
+            .ok_or_else(|| ConfigError(format!("{}: {name} is a table, written as [{name}]", self.place(value.span()))))
     }
 
     fn apply_agents(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
@@ -148,7 +159,9 @@ impl File<'_> {
             DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 let setting = Setting { key: key.to_owned(), value: String::new(), origin };
                 return Err(
-                    if [&TOP_KEYS[..], &BACKEND_KEYS, &AGENT_KEYS, &AGENTS_KEYS].iter().any(|keys| keys.contains(&key))
+                    if [&TOP_KEYS[..], &BACKEND_KEYS, &AGENT_KEYS, &AGENTS_KEYS, &KUBERNETES_KEYS]
+                        .iter()
+                        .any(|keys| keys.contains(&key))
                     {
                         ConfigError(format!("{}: {key} takes one string, whole number or truth value", setting.origin))
                     } else {

@@ -226,3 +226,50 @@ fn a_pool_is_of_one_backend() {
     assert!(of("/p").contains("two backends have the directory /p"));
     assert!(of("/p/./").contains("two backends have the directory /p"));
 }
+
+const KUBERNETES: &str = "[kubernetes]\nenabled = true\nnamespace = \"hawser-system\"\nname = \"hawser\"\n";
+
+#[test]
+fn kubernetes_brings_agents_and_certificates() {
+    let controller = load(&format!("mode = \"controller\"\n{KUBERNETES}")).unwrap();
+    assert!(controller.backends.is_empty(), "no pool of its own");
+    assert_eq!(controller.agent.unwrap().files, None);
+    let settings = controller.kubernetes.unwrap();
+    assert_eq!((settings.namespace.as_str(), settings.name.as_str()), ("hawser-system", "hawser"));
+    let explicit = load(&format!("mode = \"controller\"\n{KUBERNETES}[[backend]]\ndirectory = \"/p\"")).unwrap();
+    assert_eq!(explicit.backends.len(), 1);
+    let node = load(&format!("mode = \"node\"\n{KUBERNETES}[agent]\nlisten = \"0.0.0.0:9809\"")).unwrap();
+    assert_eq!(node.agent.unwrap().files, None);
+    assert_eq!(node.backends.len(), 1);
+    let given = load(&format!("mode = \"node\"\n{KUBERNETES}{CREDENTIALS}listen = \"0.0.0.0:9809\"")).unwrap();
+    assert!(given.agent.unwrap().files.is_some(), "what is given is used");
+    // A node that serves no pool needs nobody's certificate.
+    assert_eq!(load(&format!("mode = \"node\"\n{KUBERNETES}")).unwrap().agent, None);
+    let environment = [
+        ("HAWSER_KUBERNETES_ENABLED", "true"),
+        ("HAWSER_KUBERNETES_NAMESPACE", "a"),
+        ("HAWSER_KUBERNETES_NAME", "b"),
+        ("HAWSER_MODE", "controller"),
+    ];
+    assert_eq!(load_with("", &environment, vec![]).unwrap().kubernetes.unwrap().name, "b");
+    assert_eq!(load(&KUBERNETES.replace("true", "false")).unwrap().kubernetes, None);
+}
+
+#[test]
+fn kubernetes_half_configured() {
+    let controller = "mode = \"controller\"\n";
+    let message = refusal(&format!("{controller}[kubernetes]\nenabled = true\nname = \"a\""));
+    assert!(message.contains("kubernetes.namespace is not set (HAWSER_KUBERNETES_NAMESPACE)"), "{message}");
+    let message = refusal(&format!("{controller}[kubernetes]\nenabled = true\nnamespace = \"a\""));
+    assert!(message.contains("kubernetes.name is not set"), "{message}");
+    assert!(refusal(KUBERNETES).contains("mode is \"all\""));
+    let agents = "[[agents]]\nnode = \"n1\"\naddress = \"n1:9809\"\n";
+    assert!(refusal(&format!("{controller}{KUBERNETES}{agents}")).contains("take [[agents]] out"));
+    let message = refusal(&format!("{controller}{KUBERNETES}[agent]\ncert = \"/d\"\n"));
+    assert!(message.contains("[agent] lacks ca and key"), "{message}");
+    for wrong in ["", "-a", "a_b", "A", "../x"] {
+        assert!(refusal(&format!("[kubernetes]\nname = {wrong:?}")).starts_with(":2: name is "), "{wrong}");
+    }
+    assert_eq!(refusal("[kubernetes]\nnamepace = \"x\""), ":2: unknown key \"namepace\"; did you mean \"namespace\"?");
+    assert!(refusal("kubernetes = 3").contains("[kubernetes]"));
+}
