@@ -14,16 +14,18 @@ mod effects;
 mod gauges;
 mod http;
 mod logging;
+mod no_fence;
 mod output;
 mod process;
 mod serve;
 mod state;
 mod storage;
+mod supervisor;
 mod units;
 mod workload;
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, Command, Global, NodeCommand, OrphanCommand};
+use cli::{Cli, Command, FailoverCommand, Global, NodeCommand, OrphanCommand};
 use config::{Config, ConfigError, Setting};
 use output::Output;
 use serde_json::json;
@@ -89,6 +91,12 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
             Ok(commands::remove_orphans(&open(&global, output)?, output, volume.as_deref())?)
         }
         Command::Node(NodeCommand::Ls) => Ok(commands::nodes(&open(&global, output)?, output)?),
+        Command::Node(NodeCommand::Cordon { node }) => Ok(commands::cordon(output, &node)?),
+        Command::Node(NodeCommand::Uncordon { node }) => Ok(commands::uncordon(output, &node)?),
+        Command::Node(NodeCommand::Drain(args)) => Ok(commands::drain(output, &args)?),
+        Command::Failover(FailoverCommand::Ls(args)) => {
+            Ok(commands::list_failovers(&load(&global, Vec::new())?, output, &args)?)
+        }
         Command::Fence(args) => Ok(commands::fence(&open(&global, output)?, output, &args)?),
         Command::Unfence { node } => Ok(commands::unfence(&open(&global, output)?, output, &node)?),
     }

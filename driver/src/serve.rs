@@ -6,6 +6,7 @@ use crate::gauges::Gauges;
 use crate::http::{self, Pages};
 use crate::state;
 use crate::storage::Storage;
+use crate::supervisor;
 use ::agent::Agents;
 use controller::ControllerService;
 use csi_proto::csi::controller_server::ControllerServer;
@@ -78,6 +79,7 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
         Mode::Node | Mode::All => Some(node_service(config, &storage, effects, &runtime)?),
     };
     let agents = agents::connect(config, &storage, &metrics)?;
+    let supervisor = supervisor::start(config, agents.as_ref(), &metrics, stopping.clone()).await?;
     let readiness = readiness(&storage, node.clone(), agents.clone());
     let gauges = Gauges::new(Arc::clone(&storage), &metrics);
     let pages = Pages { readiness: readiness.clone(), metrics, gauges };
@@ -104,6 +106,9 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
     );
     until_stopped(router, incoming, stopping).await?;
     drop(registration);
+    if let Some(supervisor) = supervisor {
+        supervisor.stop().await;
+    }
     if let Some(served) = served {
         // What its calls are still doing then is waited for with all others.
         let _ = tokio::time::timeout(STOP_LIMIT, served).await;

@@ -139,7 +139,12 @@ fn open_memory(backend: &BackendConfig, host: &Arc<FakeHost>) -> Entry {
 }
 
 fn open_pool(config: &Config, backend: &BackendConfig, host: &Arc<dyn Host>, effects: &Effects) -> Result<Entry> {
-    let pool = Arc::new(Pool::open(pool_config(config, backend), Arc::clone(host), effects.clone())?);
+    let mut settings = pool_config(config, backend);
+    settings.is_fence_pretended = crate::no_fence::from_environment()?;
+    if settings.is_fence_pretended {
+        tracing::error!("{} is set: fences cut NOTHING off, and data will be lost", crate::no_fence::VARIABLE);
+    }
+    let pool = Arc::new(Pool::open(settings, Arc::clone(host), effects.clone())?);
     Ok(Entry { backend: pool.clone(), connector: pool })
 }
 

@@ -18,6 +18,8 @@ pub struct PoolConfig {
     /// On a network file system the fence is a fork alone: the fenced node may go on acknowledging writes, which are
     /// lost. Nothing fails over there without this opt-in.
     pub allow_fork_only_fence: bool,
+    /// For tests of tests alone: a fence records its proof and cuts nothing off.
+    pub is_fence_pretended: bool,
     /// How long the fence of one volume may take.
     pub fence_deadline_ms: u64,
     pub max_volumes_per_node: Option<u64>,
@@ -48,6 +50,7 @@ impl PoolConfig {
             node: None,
             orphan_keep_ms: 7 * 24 * 60 * 60 * 1000,
             allow_fork_only_fence: false,
+            is_fence_pretended: false,
             fence_deadline_ms: 30_000,
             max_volumes_per_node: None,
             reserve_bytes: None,

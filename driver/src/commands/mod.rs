@@ -1,6 +1,7 @@
 //! The operators' commands. They open the backends themselves: records change by compare-and-swap, so this is as safe
 //! beside a running controller as a second controller is.
 
+mod failover;
 mod fence;
 mod group;
 mod list;
@@ -9,6 +10,7 @@ mod snapshot;
 mod trim;
 mod volume;
 
+pub use failover::{cordon, drain, list_failovers, uncordon};
 pub use fence::{fence, fence_node, unfence};
 pub use list::{nodes, orphans, remove_orphans};
 pub use show::{kind, proof};

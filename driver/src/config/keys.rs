@@ -1,6 +1,7 @@
 //! Every key, its type and what it takes. The lists of known keys are what errors suggest from.
 
 use super::agent::{RawAddress, RawAgent};
+use super::failover::RawFailover;
 use super::kubernetes::RawKubernetes;
 use super::{ConfigError, Setting};
 use pool::Scope;
@@ -75,13 +76,15 @@ pub struct Raw {
     pub agent: RawAgent,
     pub agents: Vec<RawAddress>,
     pub kubernetes: RawKubernetes,
+    pub failover: RawFailover,
 }
 
-pub const TOP_KEYS: [&str; 15] = [
+pub const TOP_KEYS: [&str; 16] = [
     "agent",
     "agents",
     "backend",
     "endpoint",
+    "failover",
     "io_limit_cgroups",
     "kubelet_registration_dir",
     "kubernetes",
@@ -120,6 +123,9 @@ impl Raw {
         }
         if let Some(key) = setting.key.strip_prefix("kubernetes.") {
             return self.kubernetes.apply(key, setting);
+        }
+        if let Some(key) = setting.key.strip_prefix("failover.") {
+            return self.failover.apply(key, setting);
         }
         let value = setting.value.as_str();
         let at = |expected: String| wrong_value(setting, &expected);

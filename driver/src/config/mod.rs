@@ -2,11 +2,13 @@
 //! it came from, so that an error can name the file and line, the variable or the flag.
 
 mod agent;
+mod failover;
 mod keys;
 mod kubernetes;
 mod sources;
 
 pub use agent::AgentSettings;
+pub use failover::FailoverSettings;
 pub use keys::{BackendConfig, BackendKind, Listen, LogFormat, Mode};
 pub use kubernetes::KubernetesSettings;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub agents: Vec<AgentAddress>,
     /// When it is enabled: agents are found, and know each other, by the cluster's own means.
     pub kubernetes: Option<KubernetesSettings>,
+    /// When nodes are supervised by this process.
+    pub failover: Option<FailoverSettings>,
 }
 
 /// What is wrong with the configuration, where, and what would be right.
@@ -99,7 +103,7 @@ impl keys::Raw {
                 })?
             }
         };
-        let mut backends = self.backends;
+        let mut backends = std::mem::take(&mut self.backends);
         if backends.is_empty() && (mode != Mode::Controller || !has_agents) {
             backends.push(BackendConfig::new()?);
         }
@@ -133,6 +137,9 @@ impl keys::Raw {
             )));
         }
         let profile = self.profile.unwrap_or_default();
+        let agent = std::mem::take(&mut self.agent).finish(mode, has_agents, kubernetes.is_some())?;
+        let heartbeat = agent.as_ref().map(|agent| agent.heartbeat);
+        let failover = self.failover(mode, kubernetes.is_some(), heartbeat)?;
         Ok(Config {
             node_id,
             mode,
@@ -146,9 +153,10 @@ impl keys::Raw {
             kubelet_registration_dir: self.kubelet_registration_dir,
             io_limit_cgroups: self.io_limit_cgroups.unwrap_or_else(|| keys::default_cgroups(profile)),
             backends,
-            agent: self.agent.finish(mode, has_agents, kubernetes.is_some())?,
+            agent,
             agents,
             kubernetes,
+            failover,
         })
     }
 }

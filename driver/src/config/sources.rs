@@ -1,6 +1,7 @@
 //! Where settings come from: the TOML file and the environment.
 
 use super::agent::{AGENT_KEYS, AGENTS_KEYS, RawAddress};
+use super::failover::FAILOVER_KEYS;
 use super::keys::{BACKEND_KEYS, Raw, TOP_KEYS, unknown_key};
 use super::kubernetes::KUBERNETES_KEYS;
 use super::{BackendConfig, ConfigError, DEFAULT_FILE, Setting};
@@ -12,7 +13,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Variables with our prefix that are not settings: they are read elsewhere (HAWSER_CACHE by `cargo xtask`).
-const OTHER_VARIABLES: [&str; 3] = ["HAWSER_CACHE", "HAWSER_CONFIG", "HAWSER_TEST_EFFECT"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["HAWSER_CACHE", "HAWSER_CONFIG", "HAWSER_TEST_EFFECT", "HAWSER_TEST_NO_FENCE", "HAWSER_THIS_IS_A_TEST"];
 
 /// The file given, which must be there, or the default one, which need not.
 pub fn read_file(given: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigError> {
@@ -36,6 +38,7 @@ pub fn apply_file(raw: &mut Raw, path: &Path, text: &str) -> Result<(), ConfigEr
             "agent" => file.apply_agent(raw, value)?,
             "agents" => file.apply_agents(raw, value)?,
             "kubernetes" => file.apply_kubernetes(raw, value)?,
+            "failover" => file.apply_failover(raw, value)?,
             _ => raw.apply(&file.setting(key.get_ref(), key.span(), value)?)?,
         }
     }
@@ -65,13 +68,17 @@ fn key_of(name: &str) -> Option<String> {
     if name == "CSI_ENDPOINT" {
         return Some("endpoint".to_owned());
     }
+    // What manifests call it.
+    if name == "HAWSER_POD_NAME" {
+        return Some("failover.replica".to_owned());
+    }
     let rest = name.strip_prefix("HAWSER_")?;
     if OTHER_VARIABLES.contains(&name) || is_service_link(name) {
         return None;
     }
     let lower = rest.to_ascii_lowercase();
     let in_table = |table: &str| Some(format!("{table}.{}", lower.strip_prefix(table)?.strip_prefix('_')?));
-    Some(["backend", "agent", "kubernetes"].into_iter().find_map(in_table).unwrap_or(lower))
+    Some(["backend", "agent", "kubernetes", "failover"].into_iter().find_map(in_table).unwrap_or(lower))
 }
 
 /// Kubernetes sets `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT…`, `<NAME>_PORT…` in every pod for each Service; no key of ours
@@ -101,6 +108,14 @@ impl File<'_> {
         for (key, value) in self.table(value, "kubernetes")? {
             let setting = self.setting(key.get_ref(), key.span(), value)?;
             raw.kubernetes.apply(key.get_ref(), &setting)?;
+        }
+        Ok(())
+    }
+
+    fn apply_failover(&self, raw: &mut Raw, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        for (key, value) in self.table(value, "failover")? {
+            let setting = self.setting(key.get_ref(), key.span(), value)?;
+            raw.failover.apply(key.get_ref(), &setting)?;
         }
         Ok(())
     }
@@ -159,7 +174,7 @@ impl File<'_> {
             DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 let setting = Setting { key: key.to_owned(), value: String::new(), origin };
                 return Err(
-                    if [&TOP_KEYS[..], &BACKEND_KEYS, &AGENT_KEYS, &AGENTS_KEYS, &KUBERNETES_KEYS]
+                    if [&TOP_KEYS[..], &BACKEND_KEYS, &AGENT_KEYS, &AGENTS_KEYS, &KUBERNETES_KEYS, &FAILOVER_KEYS]
                         .iter()
                         .any(|keys| keys.contains(&key))
                     {

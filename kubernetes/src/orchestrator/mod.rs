@@ -59,6 +59,14 @@ struct Known {
     concerned: Mutex<HashMap<NodeId, Vec<ObjectReference>>>,
 }
 
+/// As kubectl would (KUBECONFIG, `~/.kube/config`), else as the pod's service account. Nothing is asked yet.
+pub async fn client() -> Result<Client, volume::Error> {
+    let unavailable = |error: kube::Error| {
+        volume::Error::with_source(volume::ErrorKind::Unavailable, "the API server of Kubernetes cannot be used", error)
+    };
+    Client::try_default().await.map_err(unavailable)
+}
+
 /// Deletions at the same time.
 const AT_ONCE: usize = 16;
 

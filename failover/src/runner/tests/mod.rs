@@ -1,5 +1,6 @@
 //! The runner with a fake orchestrator and a backend in memory, in virtual time.
 
+mod scale;
 mod shelf;
 mod world;
 
