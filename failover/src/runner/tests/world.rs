@@ -61,8 +61,7 @@ impl World {
         let journal = Journal::default();
         let names = ["shared"].iter().chain(local);
         let shelves: Vec<Arc<Shelf>> = names.map(|name| Arc::new(Shelf::new(name, journal.clone()))).collect();
-        let orchestrator =
-            FakeOrchestrator { journal: journal.clone(), shelf: Arc::clone(&shelves[0]), cluster: Mutex::default() };
+        let orchestrator = FakeOrchestrator::new(journal.clone(), Arc::clone(&shelves[0]));
         let world = Self {
             journal,
             shelves,
@@ -189,6 +188,13 @@ fn beat(round: u64, lives: &Mutex<BTreeMap<NodeId, Life>>, shelf: &Shelf, mailbo
             let node = node.clone();
             tell(Told::Heartbeat(Heartbeat { node, incarnation, sequence: round, state, sees_storage: true }));
         }
+    }
+}
+
+impl FakeOrchestrator {
+    /// `shelf`: where what is evicted gets its volumes again.
+    pub(super) fn new(journal: Journal, shelf: Arc<Shelf>) -> Self {
+        Self { journal, shelf, cluster: Mutex::default() }
     }
 }
 
