@@ -27,6 +27,8 @@ pub struct Agents {
     handle: Handle,
     shared: Arc<Shared>,
     followed: Mutex<Vec<Followed>>,
+    /// Agents, or news of agents, that are to come.
+    expected: Mutex<Vec<String>>,
 }
 
 /// What the connections' tasks change.
@@ -73,7 +75,7 @@ impl Agents {
         handle: Handle,
     ) -> Self {
         let settings = Settings { credentials, heartbeat, deadline };
-        Self { local, settings, handle, shared: Arc::default(), followed: Mutex::default() }
+        Self { local, settings, handle, shared: Arc::default(), followed: Mutex::default(), expected: Mutex::default() }
     }
 
     /// Connects to exactly these from now on: whoever finds out which agents there are calls it whenever that changes.
@@ -97,6 +99,12 @@ impl Agents {
         // In the given order, which is that of the defaults.
         kept.sort_by_key(|one| addresses.iter().position(|address| address.node == one.link.node));
         *followed = kept;
+    }
+
+    /// Says in words what there is beside the agents that are followed, and cannot be followed yet: until nothing of it is
+    /// left, what is not found may be there.
+    pub fn expect(&self, words: Vec<String>) {
+        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = words;
     }
 
     /// In the order of [`Agents::follow`].
@@ -154,7 +162,9 @@ impl Backends for Agents {
     fn unheard(&self) -> Vec<String> {
         let nodes: Vec<NodeId> = self.followed().iter().map(|one| one.link.node.clone()).collect();
         let known = self.shared.known();
-        nodes.iter().filter(|node| !known.of_node.contains_key(node)).map(|node| format!("node {node}")).collect()
+        let unheard = nodes.iter().filter(|node| !known.of_node.contains_key(node)).map(|node| format!("node {node}"));
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unheard.chain(expected).collect()
     }
 }
 
