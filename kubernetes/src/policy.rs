@@ -69,3 +69,87 @@ fn check(spec: &CertificateSigningRequestSpec, names: &Names) -> Result<(Certifi
     let wish = spec.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     Ok((request, wish.map_or(LASTING, |wish| wish.min(LASTING))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use volume::NodeId;
+
+    fn names() -> Names {
+        Names { namespace: "ns".to_owned(), name: "hawser".to_owned() }
+    }
+
+    /// What node n1 asks for, and `change` of it.
+    fn judged(change: impl FnOnce(&mut Value)) -> Verdict {
+        let (_, pem) = CertificateRequest::make(&NodeId::parse("n1").unwrap()).unwrap();
+        let mut object = json!({"metadata": {"name": "r"}, "spec": {
+            "request": k8s_openapi::ByteString(pem.into_bytes()),
+            "signerName": "csi.hawser.dev/agent",
+            "usages": ["server auth", "digital signature"],
+            "username": "system:serviceaccount:ns:hawser-node",
+            "extra": {"authentication.kubernetes.io/node-name": ["n1"]},
+        }});
+        change(&mut object);
+        judge(&serde_json::from_value(object).unwrap(), &names())
+    }
+
+    #[test]
+    fn a_node_gets_its_own_for_a_week_at_most() {
+        let lasting = |seconds: Option<i64>| match judged(|object| object["spec"]["expirationSeconds"] = json!(seconds))
+        {
+            Verdict::Sign { request, lasting } if request.node.as_str() == "n1" => lasting,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(lasting(None), LASTING);
+        assert_eq!(lasting(Some(600)), Duration::from_secs(600));
+        assert_eq!(lasting(Some(30 * 24 * 3600)), LASTING);
+    }
+
+    #[test]
+    fn whose_request_is_refused() {
+        let of_node = |id: &str| CertificateRequest::make(&NodeId::parse(id).unwrap()).unwrap().1;
+        let claim = "authentication.kubernetes.io/node-name";
+        let cases: Vec<(Box<dyn FnOnce(&mut Value)>, &str)> = vec![
+            (Box::new(|o| o["spec"]["username"] = json!("system:serviceaccount:ns:default")), "ns:default"),
+            (
+                Box::new(|o| o["spec"]["username"] = json!("system:serviceaccount:other:hawser-node")),
+                "other:hawser-node",
+            ),
+            (Box::new(|o| o["spec"]["username"] = json!("system:node:n1")), "system:node:n1"),
+            (Box::new(|o| o["spec"]["username"] = Value::Null), "\"\" asks"),
+            (Box::new(move |o| o["spec"]["extra"][claim] = json!(["n2"])), "name of node n1 and comes from node n2"),
+            (Box::new(move |o| o["spec"]["extra"][claim] = json!(["n1", "n2"])), "not bound to one node"),
+            (Box::new(move |o| o["spec"]["extra"][claim] = json!([])), "not bound to one node"),
+            (Box::new(|o| o["spec"]["extra"] = Value::Null), "not bound to one node"),
+            (Box::new(|o| o["spec"]["usages"] = json!(["digital signature", "client auth"])), "client auth"),
+            (Box::new(|o| o["spec"]["usages"] = json!(["digital signature", "server auth", "cert sign"])), "cert sign"),
+            (Box::new(|o| o["spec"]["usages"] = json!([])), "to be used for"),
+            (
+                Box::new(move |o| o["spec"]["request"] = json!(k8s_openapi::ByteString(of_node("n2").into_bytes()))),
+                "name of node n2 and comes from node n1",
+            ),
+            (Box::new(|o| o["spec"]["request"] = json!(k8s_openapi::ByteString(b"none".to_vec()))), "cannot be used"),
+            (Box::new(|o| o["spec"]["request"] = json!(k8s_openapi::ByteString(vec![0xff]))), "no text"),
+        ];
+        for (change, expected) in cases {
+            match judged(change) {
+                Verdict::Deny(why) => assert!(why.contains(expected), "{expected}: {why}"),
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_be_answered() {
+        let passed = |change: fn(&mut Value)| assert!(matches!(judged(change), Verdict::Pass));
+        passed(|object| object["spec"]["signerName"] = json!("kubernetes.io/kubelet-serving"));
+        passed(|object| object["status"] = json!({"certificate": "eA=="}));
+        passed(|object| object["status"] = json!({"conditions": [{"type": "Denied", "status": "True"}]}));
+        passed(|object| object["status"] = json!({"conditions": [{"type": "Failed", "status": "True"}]}));
+        // Approved by a controller that died before it signed.
+        let approved =
+            judged(|object| object["status"] = json!({"conditions": [{"type": "Approved", "status": "True"}]}));
+        assert!(matches!(approved, Verdict::Sign { .. }));
+    }
+}
