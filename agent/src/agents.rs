@@ -28,6 +28,8 @@ pub struct Agents {
     handle: Handle,
     shared: Arc<Shared>,
     followed: Mutex<Vec<Followed>>,
+    /// Agents, or news of agents, that are to come.
+    expected: Mutex<Vec<String>>,
 }
 
 /// What the connections' tasks change.
@@ -77,7 +79,7 @@ impl Agents {
         handle: Handle,
     ) -> Self {
         let settings = Settings { credentials, heartbeat, deadline };
-        Self { local, settings, handle, shared: Arc::default(), followed: Mutex::default() }
+        Self { local, settings, handle, shared: Arc::default(), followed: Mutex::default(), expected: Mutex::default() }
     }
 
     /// Connects to exactly these from now on: whoever finds out which agents there are calls it whenever that changes.
@@ -107,6 +109,12 @@ impl Agents {
     /// before [`Agents::follow`]. The connections' own tasks call it, so it must not block and must call nothing here.
     pub fn on_news(&self, listener: impl Fn(&NodeId, News) + Send + Sync + 'static) {
         self.shared.listeners.add(Arc::new(listener));
+    }
+
+    /// Says in words what there is beside the agents that are followed, and cannot be followed yet: until nothing of it is
+    /// left, what is not found may be there.
+    pub fn expect(&self, words: Vec<String>) {
+        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = words;
     }
 
     /// In the order of [`Agents::follow`].
@@ -164,7 +172,9 @@ impl Backends for Agents {
     fn unheard(&self) -> Vec<String> {
         let nodes: Vec<NodeId> = self.followed().iter().map(|one| one.link.node.clone()).collect();
         let known = self.shared.known();
-        nodes.iter().filter(|node| !known.of_node.contains_key(node)).map(|node| format!("node {node}")).collect()
+        let unheard = nodes.iter().filter(|node| !known.of_node.contains_key(node)).map(|node| format!("node {node}"));
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unheard.chain(expected).collect()
     }
 }
 

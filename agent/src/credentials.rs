@@ -1,7 +1,7 @@
 //! The files that say who this process is and whom it believes, read again when they change.
 
 use crate::certificates::Validity;
-use crate::{Role, tls};
+use crate::{Role, certificates, tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
@@ -130,7 +130,7 @@ pub fn check_node_certificate(pem: &CredentialPem, node: &NodeId) -> Result<Vali
     let (_, roles) = material(&parts, 0)?;
     check_roles(CERTIFICATE, &roles, &[Role::Node(node.clone())])?;
     let [ca, cert, _] = &parts;
-    let chain = certificates(cert)?;
+    let chain = chain_of(cert)?;
     tls::check_server(&Arc::new(roots(ca)?), &chain).map_err(|error| match error {
         TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             cert.unusable(&"it is not signed by an authority that counts")
@@ -144,6 +144,11 @@ pub fn check_node_certificate(pem: &CredentialPem, node: &NodeId) -> Result<Vali
     Ok(Validity::between(at(validity.not_before.timestamp()), at(validity.not_after.timestamp())))
 }
 
+/// `FailedPrecondition` unless these are certificates to believe in.
+pub fn check_authorities(ca: &str) -> Result<()> {
+    roots(&Part { name: "the authorities' text".to_owned(), text: ca.as_bytes().to_vec() }).map(drop)
+}
+
 /// A text, and what errors call it.
 struct Part {
     name: String,
@@ -153,6 +158,27 @@ struct Part {
 const CERTIFICATE: &str = "the certificate of this process";
 
 impl CredentialPem {
+    /// As [`Credentials::load`] reads them.
+    pub fn read(files: &CredentialFiles) -> Result<Self> {
+        let text = |part: &Part| String::from_utf8(part.text.clone()).map_err(|error| part.unusable(&error));
+        let [ca, cert, key] = read(files)?;
+        Ok(Self { ca: text(&ca)?, cert: text(&cert)?, key: text(&key)? })
+    }
+
+    /// Each file whole or not at all. The key may be in the certificate's file.
+    pub fn store(&self, files: &CredentialFiles) -> Result<()> {
+        Self::store_authorities(files, &self.ca)?;
+        if files.cert == files.key {
+            return certificates::write(&files.key, &format!("{}{}", self.cert, self.key), 0o600);
+        }
+        certificates::write(&files.key, &self.key, 0o600)?;
+        certificates::write(&files.cert, &self.cert, 0o644)
+    }
+
+    pub fn store_authorities(files: &CredentialFiles, ca: &str) -> Result<()> {
+        certificates::write(&files.ca, ca, 0o644)
+    }
+
     fn parts(&self) -> [Part; 3] {
         [("its ca", &self.ca), (CERTIFICATE, &self.cert), ("its key", &self.key)]
             .map(|(name, text)| Part { name: name.to_owned(), text: text.as_bytes().to_vec() })
@@ -175,7 +201,7 @@ fn check_roles(name: &str, roles: &[Role], own: &[Role]) -> Result<()> {
 
 fn material([ca, cert, key]: &[Part; 3], generation: u64) -> Result<(Material, Vec<Role>)> {
     let roots = Arc::new(roots(ca)?);
-    let chain = certificates(cert)?;
+    let chain = chain_of(cert)?;
     let first = chain.first().ok_or_else(|| cert.unusable(&"it holds no certificate"))?;
     let roles = Role::of(first).map_err(|error| error.context(format!("read {}", cert.name)))?;
     let secret = PrivateKeyDer::from_pem_slice(&key.text).map_err(|error| key.unusable(&error))?;
@@ -190,13 +216,13 @@ fn material([ca, cert, key]: &[Part; 3], generation: u64) -> Result<(Material, V
 
 fn roots(ca: &Part) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
+    for certificate in chain_of(ca)? {
         roots.add(certificate).map_err(|error| ca.unusable(&error))?;
     }
     Ok(roots)
 }
 
-fn certificates(part: &Part) -> Result<Vec<CertificateDer<'static>>> {
+fn chain_of(part: &Part) -> Result<Vec<CertificateDer<'static>>> {
     let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&part.text).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),

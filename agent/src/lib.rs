@@ -31,7 +31,7 @@ mod words;
 pub use agents::{AgentAddress, Agents, NodeState};
 pub use beat::{Beat, Life, LifeState, News};
 pub use certificates::{Authority, Validity};
-pub use credentials::{CredentialFiles, CredentialPem, Credentials, check_node_certificate};
+pub use credentials::{CredentialFiles, CredentialPem, Credentials, check_authorities, check_node_certificate};
 pub use remote::RemoteBackend;
 pub use request::CertificateRequest;
 pub use role::Role;

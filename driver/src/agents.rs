@@ -3,33 +3,60 @@
 use crate::config::{AgentSettings, Config, Mode};
 use crate::storage::Storage;
 use agent::{AgentConfig, AgentServer, Agents, Credentials, Life, LifeState, Role};
+use kubernetes::{Names, NodeCertificate};
 use node::NodeService;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use rpc::{Metrics, Runtime};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use volume::Result;
+use volume::{Error, Result};
 
-/// A controller's connections, when it is one and agents are configured.
+/// Where the agent's address is taken, say.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// A controller's connections, when it is one and agents are configured or to be found.
 pub fn connect(config: &Config, storage: &Storage, metrics: &Metrics) -> Result<Option<Arc<Agents>>> {
     let Some(settings) = &config.agent else { return Ok(None) };
-    if config.mode == Mode::Node || config.agents.is_empty() {
+    let names = names(config);
+    if config.mode == Mode::Node || (config.agents.is_empty() && names.is_none()) {
         return Ok(None);
     }
-    let credentials = credentials(config, settings)?;
+    let credentials = match (&settings.files, &names) {
+        (None, Some(names)) => Credentials::awaited(&format!("the Secret {} is to be read", names.authority())),
+        _ => given(config, settings)?,
+    };
     let handle = tokio::runtime::Handle::current();
     let local = storage.shared_backends();
-    let agents = Arc::new(Agents::new(local, credentials, settings.heartbeat, config.rpc_deadline, handle));
-    agents.follow(&config.agents);
+    let agents =
+        Arc::new(Agents::new(local, Arc::clone(&credentials), settings.heartbeat, config.rpc_deadline, handle));
+    match names {
+        None => agents.follow(&config.agents),
+        Some(names) => discover(names, settings, credentials, &agents)?,
+    }
     let gauge = Connected(Arc::downgrade(&agents));
     metrics.register(|registry| registry.register_collector(Box::new(gauge)));
     Ok(Some(agents))
 }
 
-/// Serves this node's backends, when it is to listen. The node is known and reconciled by now.
+/// Agents are the pods of nodes; without files of its own the controller is also who signs certificates.
+fn discover(names: Names, settings: &AgentSettings, credentials: Arc<Credentials>, agents: &Arc<Agents>) -> Result<()> {
+    let client = kubernetes::connect()?;
+    agents.expect(vec!["the list of this installation's pods".to_owned()]);
+    if settings.files.is_none() {
+        let (send, signers) = watch::channel(None);
+        tokio::spawn(kubernetes::sign_requests(client.clone(), names.clone(), signers));
+        tokio::spawn(kubernetes::keep_authority(client.clone(), names.clone(), credentials, send));
+    }
+    tokio::spawn(kubernetes::follow_pods(client, names, Arc::downgrade(agents)));
+    Ok(())
+}
+
+/// Serves this node's backends, when it is to listen. The node is known and reconciled by now. Where its certificate is
+/// yet to come, that is waited for beside everything else: the node's own volumes need none.
 pub async fn serve(
     config: &Config,
     storage: &Storage,
@@ -39,20 +66,53 @@ pub async fn serve(
 ) -> Result<Option<JoinHandle<()>>> {
     let (Some(settings), Some(node)) = (&config.agent, node.cloned()) else { return Ok(None) };
     let Some(listen) = settings.listen else { return Ok(None) };
-    let server = AgentServer::bind(AgentConfig {
-        node: config.node_id.clone(),
-        listen,
-        heartbeat: settings.heartbeat,
-        credentials: credentials(config, settings)?,
-        backends: storage.shared_backends(),
-        identify: Arc::new(move || life(&node)),
-        runtime: runtime.clone(),
-    })
-    .await?;
-    tracing::info!(address = %server.address()?, "serving this node's backends to controllers over mutual TLS");
+    let (node_id, heartbeat, backends, runtime) =
+        (config.node_id.clone(), settings.heartbeat, storage.shared_backends(), runtime.clone());
+    let bind = move |credentials| {
+        let node = node.clone();
+        AgentServer::bind(AgentConfig {
+            node: node_id.clone(),
+            listen,
+            heartbeat,
+            credentials,
+            backends: backends.clone(),
+            identify: Arc::new(move || life(&node)),
+            runtime: runtime.clone(),
+        })
+    };
+    let (None, Some(names)) = (&settings.files, names(config)) else {
+        let server = bind(given(config, settings)?).await?;
+        return Ok(Some(tokio::spawn(run(server, stopping))));
+    };
+    let certificate = NodeCertificate::new(names, config.node_id.clone(), &config.state_dir);
+    let own = [Role::Node(config.node_id.clone())];
+    let files = certificate.files().clone();
+    let kept = certificate.kept();
+    let (send, is_there) = watch::channel(kept.is_ok());
+    tokio::spawn(certificate.keep(send));
+    if kept.is_ok() {
+        let server = bind(Credentials::load(files, &own)?).await?;
+        return Ok(Some(tokio::spawn(run(server, stopping))));
+    }
     Ok(Some(tokio::spawn(async move {
-        if let Err(error) = server.serve(stopping).await {
-            tracing::error!(error = error.chain(), "the agent failed");
+        let (mut is_there, mut stop) = (is_there, stopping.clone());
+        tokio::select! {
+            _ = is_there.wait_for(|is_there| *is_there) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        loop {
+            let bound = match Credentials::load(files.clone(), &own) {
+                Ok(credentials) => bind(credentials).await,
+                Err(error) => Err(error),
+            };
+            match bound {
+                Ok(server) => return run(server, stopping).await,
+                Err(error) => tracing::error!(error = error.chain(), "the agent cannot be served; trying again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LISTEN_AGAIN) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
         }
     })))
 }
@@ -64,17 +124,26 @@ fn life(node: &NodeService) -> Result<Life> {
     Ok(Life { identity, state, problem })
 }
 
-/// Of all that this process is.
-fn credentials(config: &Config, settings: &AgentSettings) -> Result<Arc<Credentials>> {
+async fn run(server: AgentServer, stopping: watch::Receiver<bool>) {
+    if let Ok(address) = server.address() {
+        tracing::info!(%address, "serving this node's backends to controllers over mutual TLS");
+    }
+    if let Err(error) = server.serve(stopping).await {
+        tracing::error!(error = error.chain(), "the agent failed");
+    }
+}
+
+fn names(config: &Config) -> Option<Names> {
+    let settings = config.kubernetes.as_ref()?;
+    Some(Names { namespace: settings.namespace.clone(), name: settings.name.clone() })
+}
+
+/// Of all that this process is, in the files that are configured.
+fn given(config: &Config, settings: &AgentSettings) -> Result<Arc<Credentials>> {
     let node = settings.listen.map(|_| Role::Node(config.node_id.clone()));
-    let controller = (config.mode != Mode::Node && !config.agents.is_empty()).then_some(Role::Controller);
-    let roles: Vec<Role> = node.into_iter().chain(controller).collect();
-    let files = settings.files.clone().ok_or_else(|| {
-        volume::Error::new(
-            volume::ErrorKind::Unsupported,
-            "certificates from Kubernetes are not there yet; give agent.ca, agent.cert and agent.key",
-        )
-    })?;
+    let is_controller = config.mode != Mode::Node && (!config.agents.is_empty() || config.kubernetes.is_some());
+    let roles: Vec<Role> = node.into_iter().chain(is_controller.then_some(Role::Controller)).collect();
+    let files = settings.files.clone().ok_or_else(|| Error::internal("no files of certificates are configured"))?;
     Credentials::load(files, &roles)
 }
 

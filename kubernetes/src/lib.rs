@@ -2,4 +2,23 @@
 //! supervisor. The CSI services know nothing of it.
 #![forbid(unsafe_code)]
 
+mod authority;
+mod client;
+mod discovery;
+mod mirror;
+mod names;
 pub mod orchestrator;
+mod policy;
+mod request;
+mod signing;
+mod watching;
+
+pub use authority::keep_authority;
+pub use client::{connect, explain};
+pub use names::Names;
+pub use request::NodeCertificate;
+pub use signing::sign_requests;
+pub use watching::follow_pods;
+
+#[cfg(test)]
+mod tests;

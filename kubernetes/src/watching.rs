@@ -1,0 +1,144 @@
+//! Watches pods and Nodes, and tells [`Agents`] whom to follow.
+
+use crate::client::explain;
+use crate::discovery::{Discovery, Picture, SeenNode, SeenPod};
+use crate::mirror::Mirror;
+use crate::names::{ADDRESS_ANNOTATION, Names};
+use agent::{AgentAddress, Agents};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use std::pin::pin;
+use std::sync::Weak;
+use tokio_stream::StreamExt;
+
+/// Where the agent listens unless the pod says otherwise, by a port named so.
+const DEFAULT_PORT: i32 = 9809;
+const PORT_NAME: &str = "agent";
+
+/// Until the agents are dropped. While the API server is away, those last known are followed.
+pub async fn follow_pods(client: Client, names: Names, agents: Weak<Agents>) {
+    let selector = names.agent_selector();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &names.namespace);
+    // Of a Node only its name and annotations: its status is large and changes all the time.
+    let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
+    let mut pod_events = pin!(watcher(pods, watcher::Config::default().labels(&selector)).default_backoff());
+    let mut node_events = pin!(watcher(nodes.clone(), watcher::Config::default()).default_backoff());
+    let (mut seen_pods, mut seen_nodes) = (Mirror::default(), Mirror::default());
+    let mut discovery = Discovery::default();
+    let (mut pod_trouble, mut node_trouble) = (Trouble::new("pods"), Trouble::new("Nodes"));
+    loop {
+        let is_changed = tokio::select! {
+            Some(event) = pod_events.next() => {
+                pod_trouble.heard(event).is_some_and(|event| seen_pods.take(event, seen_pod))
+            }
+            Some(event) = node_events.next() => {
+                node_trouble.heard(event).is_some_and(|event| seen_nodes.take(event, seen_node))
+            }
+            else => return,
+        };
+        let (Some(pods), Some(known)) = (seen_pods.listed(), seen_nodes.listed()) else { continue };
+        if !is_changed {
+            continue;
+        }
+        let Picture { follow, awaited, notes } = discovery.look(pods, known, &selector);
+        let Some(agents) = agents.upgrade() else { return };
+        agents.follow(&follow);
+        agents.expect(awaited);
+        for note in notes {
+            note_address(&nodes, &note).await;
+        }
+    }
+}
+
+/// For controllers that start while the pod is away. What fails is tried again with the next change.
+async fn note_address(nodes: &Api<PartialObjectMeta<Node>>, note: &AgentAddress) {
+    let patch = serde_json::json!({"metadata": {"annotations": {ADDRESS_ANNOTATION: note.address}}});
+    let patched = nodes.patch(note.node.as_str(), &PatchParams::default(), &Patch::Merge(patch)).await;
+    if let Err(error) = patched {
+        let error = explain(&format!("note the agent's address at the Node {}", note.node), error);
+        tracing::warn!(error = error.chain(), "a controller that starts while the node's pod is away will not know it");
+    }
+}
+
+fn seen_pod(pod: &Pod) -> SeenPod {
+    let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
+    let ports = spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.ports.iter().flatten());
+    let port = ports.filter(|port| port.name.as_deref() == Some(PORT_NAME)).map(|port| port.container_port).next();
+    let ip = status.and_then(|status| status.pod_ip.as_deref()).filter(|ip| !ip.is_empty());
+    let is_running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
+    SeenPod {
+        node: spec.and_then(|spec| spec.node_name.clone()),
+        address: ip.map(|ip| join(ip, port.unwrap_or(DEFAULT_PORT))),
+        is_current: is_running && pod.metadata.deletion_timestamp.is_none(),
+        created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+    }
+}
+
+fn join(ip: &str, port: i32) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
+fn seen_node(node: &PartialObjectMeta<Node>) -> SeenNode {
+    node.annotations().get(ADDRESS_ANNOTATION).cloned()
+}
+
+/// Tells once that a watch is broken, and once that it works again.
+struct Trouble {
+    what: &'static str,
+    last: Option<String>,
+}
+
+impl Trouble {
+    fn new(what: &'static str) -> Self {
+        Self { what, last: None }
+    }
+
+    fn heard<T>(&mut self, event: Result<T, watcher::Error>) -> Option<T> {
+        match event {
+            Ok(event) => {
+                if self.last.take().is_some() {
+                    tracing::info!("the {} of the cluster are watched again", self.what);
+                }
+                Some(event)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.last.as_ref() != Some(&text) {
+                    let known = "those last known are followed; trying again";
+                    tracing::warn!(error = text, "the {} of the cluster cannot be watched; {known}", self.what);
+                    self.last = Some(text);
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_pod_has_its_agent() {
+        let pod = |value: serde_json::Value| seen_pod(&serde_json::from_value(value).unwrap());
+        let fresh = pod(serde_json::json!({"metadata": {"name": "a"}, "spec": {"containers": []}}));
+        assert_eq!(fresh, SeenPod::default());
+        let running = pod(serde_json::json!({
+            "metadata": {"name": "a", "creationTimestamp": "1970-01-01T00:00:07Z"},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [
+                {"name": "metrics", "containerPort": 1}, {"name": "agent", "containerPort": 2}]}]},
+            "status": {"phase": "Running", "podIP": "fd00::1"},
+        }));
+        assert_eq!((running.address.as_deref(), running.is_current), (Some("[fd00::1]:2"), true));
+        assert_eq!((running.node.as_deref(), running.created), (Some("n1"), 7));
+        let going = pod(serde_json::json!({
+            "metadata": {"name": "a", "deletionTimestamp": "1970-01-01T00:00:07Z"},
+            "spec": {"nodeName": "n1", "containers": []},
+            "status": {"phase": "Running", "podIP": "10.0.0.1"},
+        }));
+        assert_eq!((going.address.as_deref(), going.is_current), (Some("10.0.0.1:9809"), false));
+    }
+}
