@@ -100,6 +100,13 @@ impl NodeService {
         self.node.register()
     }
 
+    /// Leaves a sign of life in one backend, for whoever watches this node from elsewhere; nothing before it is registered.
+    /// Blocks for as long as the backend hangs, so each has its own thread for it, and no call waits for that.
+    pub fn show_life(&self, backend: &BackendName) -> Result<()> {
+        let Ok(identity) = self.node.identity_for_cleaning() else { return Ok(()) };
+        self.node.connectors.get(backend.as_str()).map_or(Ok(()), |connector| connector.show_life(&identity))
+    }
+
     /// Finishes or undoes what an earlier process had begun. Blocks. To be called once, when the node is first
     /// [`NodeService::ready`].
     pub fn reconcile(&self) -> Result<Reconciled> {
