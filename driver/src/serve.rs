@@ -127,6 +127,7 @@ fn node_service(config: &Config, storage: &Storage, effects: Effects, runtime: &
         host: Arc::clone(&storage.host),
         locks: LockTable::default(),
         profile: config.profile,
+        attacher: config.attach,
         state_dir: config.state_dir.clone(),
         effects,
         io_limit_cgroups: config.io_limit_cgroups.clone(),
@@ -278,7 +279,8 @@ fn router(
         let controller = match agents {
             Some(_) => ControllerService::over(backends, config.profile, runtime.clone()),
             None => ControllerService::new(backends.all(), config.profile, runtime.clone())?,
-        };
+        }
+        .attached_by(config.attach);
         router = router
             .add_service(GroupControllerServer::new(controller.group()))
             .add_service(SnapshotMetadataServer::new(controller.metadata()))

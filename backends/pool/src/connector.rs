@@ -24,6 +24,10 @@ impl Connector for Pool {
         self.mark_alive(&node.id)
     }
 
+    fn grants(&self) -> Option<&dyn volume::Attach> {
+        Some(self)
+    }
+
     fn volume(&self, id: &VolumeId) -> Result<Volume> {
         self.check_reachable()?;
         // Not as it is listed: a record that cannot be read says nothing of the volume's kind.
