@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
-use volume::{Error, ErrorKind, NodeId, Result};
+use volume::{BackendName, Error, ErrorKind, NodeId, Result};
 
 /// What all connections of a controller have in common.
 #[derive(Clone)]
@@ -55,6 +55,7 @@ enum State {
 pub(crate) struct Session {
     client: AgentClient<Channel>,
     deadline: Duration,
+    heartbeat: Duration,
     generation: u64,
     lost: watch::Receiver<bool>,
     /// The agent refused the certificate of this connection: a new one may show a newer one.
@@ -207,6 +208,7 @@ impl Link {
         let session = Session {
             client,
             deadline: settings.deadline,
+            heartbeat: settings.heartbeat,
             generation: material.generation,
             lost,
             refused: Notify::new(),
@@ -283,6 +285,17 @@ impl Session {
     /// The last sign of life, and when it came.
     pub(crate) fn last(&self) -> MutexGuard<'_, (Instant, Heartbeat)> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how many heartbeats none has come, in steps of two: those that are on time are alike.
+    pub(crate) fn staleness(&self) -> u128 {
+        let step = (self.heartbeat * 2).max(Duration::from_millis(1));
+        self.last().0.elapsed().as_millis() / step.as_millis()
+    }
+
+    /// Whether the agent said last that the backend can be used there.
+    pub(crate) fn has_usable(&self, name: &BackendName) -> bool {
+        !self.last().1.backends.iter().any(|state| state.name == name.as_str() && !state.usable)
     }
 
     /// Sends a request and gives the answer. What was begun may be carried out though this fails: the caller asks again

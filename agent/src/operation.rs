@@ -11,11 +11,19 @@ pub(crate) trait Operation: Serialize + DeserializeOwned + Send + 'static {
     const NAME: &'static str;
     type Reply: Serialize + DeserializeOwned;
 
-    /// The controller's guard is of another process, so the agent locks these for itself. Empty: nothing is changed.
+    /// The controller's guard is of another process, so the agent locks these for itself.
     fn keys(&self) -> Vec<String>;
+
+    /// Whether it can be asked twice without anybody noticing.
+    fn only_reads(&self) -> bool {
+        self.keys().is_empty() && !CHANGES_WITHOUT_KEYS.contains(&Self::NAME)
+    }
 
     fn run(&self, backend: &dyn Backend, guard: &VolumeGuard) -> Result<Self::Reply>;
 }
+
+/// They are about a whole node, or about what no volume needs.
+pub(crate) const CHANGES_WITHOUT_KEYS: [&str; 3] = ["fence", "unfence", "remove_orphans"];
 
 /// An operation as the agent carries it out.
 pub(crate) struct Prepared {

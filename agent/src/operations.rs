@@ -191,6 +191,7 @@ impl From<FenceReport> for WireFenceReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operation::CHANGES_WITHOUT_KEYS;
 
     #[test]
     fn names_are_of_one_operation_each() {
@@ -198,6 +199,13 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
+        for name in CHANGES_WITHOUT_KEYS {
+            assert!(names.contains(&name), "{name}");
+        }
+        let node = NodeId::parse("n1").unwrap();
+        assert!(HeldBy { node: node.clone() }.only_reads() && Nodes {}.only_reads());
+        assert!(!RemoveOrphans { volume: None }.only_reads());
+        assert!(!Unfence { node, expected: None, actor: String::new() }.only_reads());
     }
 
     #[test]

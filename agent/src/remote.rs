@@ -5,8 +5,9 @@ use crate::link::Link;
 use crate::operation::Operation;
 use crate::operations as op;
 use crate::ranges;
-use crate::reach::Reach;
+use crate::reach::{Choice, Reach};
 use crate::words::Words;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use volume::{
@@ -38,6 +39,22 @@ impl RemoteBackend {
 
     fn call<O: Operation>(&self, operation: &O) -> Result<O::Reply> {
         self.reach.call(operation)
+    }
+
+    /// Of the agent on the node that holds the volumes, which alone may be able to freeze what is mounted there; where they
+    /// are held by several, on the one that holds most.
+    fn call_beside<O: Operation>(&self, operation: &O, sources: &[VolumeId]) -> Result<O::Reply> {
+        if !self.reach.has_choice() {
+            return self.call(operation);
+        }
+        let mut holders: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for source in sources {
+            if let Some(held) = self.find_volume(source)?.and_then(|volume| volume.attachment) {
+                *holders.entry(held.holder.node).or_default() += 1;
+            }
+        }
+        let most = holders.iter().max_by_key(|(_, held)| **held).map(|(node, _)| node);
+        self.reach.call_at(operation, most.map_or(Choice::Any, Choice::Rather))
     }
 
     /// One whose last agent has just gone has everything: what is then asked of it is told that.
@@ -72,7 +89,11 @@ impl Backend for RemoteBackend {
             Some(VolumeSource::Volume(id)) => guard.check(id.as_str())?,
             None => {}
         }
-        self.call(&op::EnsureVolume { spec: spec.clone() })
+        let operation = op::EnsureVolume { spec: spec.clone() };
+        match &spec.source {
+            Some(VolumeSource::Volume(source)) => self.call_beside(&operation, std::slice::from_ref(source)),
+            Some(VolumeSource::Snapshot(_)) | None => self.call(&operation),
+        }
     }
 
     fn find_volume(&self, id: &VolumeId) -> Result<Option<Volume>> {
@@ -107,7 +128,7 @@ impl Backend for RemoteBackend {
 
     /// From the last heartbeat.
     fn check(&self) -> Result<()> {
-        let (route, session) = self.reach.session()?;
+        let (route, session) = self.reach.session(Choice::Any)?;
         let last = session.last();
         match last.1.backends.iter().find(|state| state.name == self.reach.name.as_str() && !state.usable) {
             None => Ok(()),
@@ -197,7 +218,8 @@ impl Snapshots for RemoteBackend {
     ) -> Result<Snapshot> {
         guard.check(id.as_str())?;
         guard.check(source.as_str())?;
-        self.call(&op::EnsureSnapshot { id: id.clone(), name: name.clone(), source: source.clone() })
+        let operation = op::EnsureSnapshot { id: id.clone(), name: name.clone(), source: source.clone() };
+        self.call_beside(&operation, std::slice::from_ref(source))
     }
 
     fn find_snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>> {
@@ -226,7 +248,7 @@ impl GroupSnapshots for RemoteBackend {
         for key in operation.keys() {
             guard.check(&key)?;
         }
-        self.call(&operation)
+        self.call_beside(&operation, sources)
     }
 
     fn find_group_snapshot(&self, id: &GroupSnapshotId) -> Result<Option<GroupSnapshot>> {
@@ -294,7 +316,9 @@ impl RemoteBackend {
 
 impl Fence for RemoteBackend {
     fn fence(&self, node: &NodeId, expected: Option<Incarnation>, actor: &str, how: FenceHow) -> Result<FenceReport> {
-        let report = self.call(&op::Fence { node: node.clone(), expected, actor: actor.to_owned(), how })?;
+        let operation = op::Fence { node: node.clone(), expected, actor: actor.to_owned(), how };
+        // Whoever is to be cut off is not to be trusted with it, and is likely not to be there.
+        let report = self.reach.call_at(&operation, Choice::Not(node))?;
         let outcome = |outcome: op::WireFenceOutcome| FenceOutcome {
             volume: outcome.volume,
             proof: outcome.proof.map_err(crate::envelope::WireError::into_error),

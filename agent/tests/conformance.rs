@@ -23,12 +23,13 @@ fn subject() -> Result<Subject, String> {
     let local = MemoryBackend::new(name, Arc::clone(&host), 4 << 30, None);
     let connector = Arc::new(local.connector());
     let (served, first, second) = runtime.block_on(async {
-        let own = credentials(dir.path(), "n1", &[Role::Node(node("n1"))]);
-        let served = Served::start("n1", any_port(), own, vec![Arc::new(local)]).await;
-        let controller = || agents(credentials(dir.path(), "c", &[Role::Controller]), &[("n1", served.address)]);
+        let own = credentials(dir.path(), "n0", &[Role::Node(node("n0"))]);
+        // Not one of the nodes that the suite fences.
+        let served = Served::start("n0", any_port(), own, vec![Arc::new(local)]).await;
+        let controller = || agents(credentials(dir.path(), "c", &[Role::Controller]), &[("n0", served.address)]);
         let (first, second) = (controller(), controller());
         for agents in [&first, &second] {
-            common::until(agents, "n1", |state| state.is_connected).await;
+            common::until(agents, "n0", |state| state.is_connected).await;
         }
         (served, first, second)
     });

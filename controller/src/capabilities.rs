@@ -4,22 +4,24 @@ use crate::core::Core;
 use csi_proto::csi::controller_service_capability::rpc::Type as Capability;
 use csi_proto::csi::controller_service_capability::{Rpc, Type};
 use csi_proto::csi::{ControllerGetCapabilitiesResponse, ControllerServiceCapability};
-use volume::Backend;
+use volume::{Attacher, Backend};
 
-pub(crate) fn of(core: &Core) -> ControllerGetCapabilitiesResponse {
+pub(crate) fn of(core: &Core, attacher: Attacher) -> ControllerGetCapabilitiesResponse {
     let any = |can: fn(&dyn Backend) -> bool| core.backends().iter().any(|backend| can(&**backend));
     let grants = any(|b| b.attach().is_some());
+    let publishes = grants && attacher == Attacher::Controller;
     let snapshots = any(|b| b.snapshots().is_some());
     let health = any(|b| b.health().is_some());
     let capabilities = [
         (Capability::CreateDeleteVolume, true),
-        (Capability::PublishUnpublishVolume, grants),
+        (Capability::PublishUnpublishVolume, publishes),
         (Capability::ListVolumes, true),
         (Capability::GetCapacity, true),
         (Capability::CreateDeleteSnapshot, snapshots),
         (Capability::ListSnapshots, snapshots),
         (Capability::CloneVolume, any(|b| b.can_clone())),
-        (Capability::PublishReadonly, grants),
+        // Of a call that is not offered, nothing is said.
+        (Capability::PublishReadonly, publishes),
         (Capability::ExpandVolume, any(|b| b.expand().is_some())),
         (Capability::ListVolumesPublishedNodes, grants),
         (Capability::GetVolume, true),

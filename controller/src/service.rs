@@ -9,24 +9,31 @@ use rpc::{Call, Profile, Rpc, Runtime, Trace};
 use std::fmt::Debug;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
-use volume::{Backend, Backends, Result};
+use volume::{Attacher, Backend, Backends, Result};
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
 pub struct ControllerService {
     core: Arc<Core>,
     runtime: Runtime,
+    attacher: Attacher,
 }
 
 impl ControllerService {
     /// The first backend is the one for volumes whose parameters name none. `InvalidArgument` when two share a name.
     pub fn new(backends: Vec<Arc<dyn Backend>>, profile: Profile, runtime: Runtime) -> Result<Self> {
-        Ok(Self { core: Arc::new(Core::new(backends, profile)?), runtime })
+        Ok(Self { core: Arc::new(Core::new(backends, profile)?), runtime, attacher: Attacher::Controller })
     }
 
     /// Over backends that come and go.
     pub fn over(backends: Arc<dyn Backends>, profile: Profile, runtime: Runtime) -> Self {
-        Self { core: Arc::new(Core::over(backends, profile)), runtime }
+        Self { core: Arc::new(Core::over(backends, profile)), runtime, attacher: Attacher::Controller }
+    }
+
+    /// Who takes grants: what is advertised follows from it.
+    #[must_use]
+    pub fn attached_by(self, attacher: Attacher) -> Self {
+        Self { attacher, ..self }
     }
 
     /// The GroupController service over the same backends and locks.
@@ -114,7 +121,7 @@ impl Controller for ControllerService {
         _: Request<ControllerGetCapabilitiesRequest>,
     ) -> Answer<ControllerGetCapabilitiesResponse> {
         self.runtime.answered(Rpc::ControllerGetCapabilities);
-        Ok(Response::new(capabilities::of(&self.core)))
+        Ok(Response::new(capabilities::of(&self.core, self.attacher)))
     }
 
     async fn create_snapshot(&self, request: Request<CreateSnapshotRequest>) -> Answer<CreateSnapshotResponse> {

@@ -31,6 +31,8 @@ use volume::{Backends, Error, LockTable, Result};
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How soon a node that was fenced while it was frozen or cut off notices.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
+/// How often others can see in the storage that this node still reaches it.
+const LIFE_INTERVAL: Duration = Duration::from_millis(500);
 /// How soon a change of a volume's mutable parameters reaches its device.
 const TUNE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CALLS: usize = 8192;
@@ -86,7 +88,7 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
     let _pages_socket = http::start(&config.metrics_listen, pages).await?;
 
     if let Some(node) = &node
-        && !make_known(node, stopping.clone()).await?
+        && !make_known(node, &storage, stopping.clone()).await?
     {
         return Ok(());
     }
@@ -130,6 +132,7 @@ fn node_service(config: &Config, storage: &Storage, effects: Effects, runtime: &
         host: Arc::clone(&storage.host),
         locks: LockTable::default(),
         profile: config.profile,
+        attacher: config.attach,
         state_dir: config.state_dir.clone(),
         effects,
         io_limit_cgroups: config.io_limit_cgroups.clone(),
@@ -159,7 +162,7 @@ fn readiness(storage: &Arc<Storage>, node: Option<NodeService>, agents: Option<A
 
 /// Registers until it succeeds, reconciles, and from then on registers again and again. Nothing is served before, so no
 /// call meets what a crash left half done. False when it was asked to stop meanwhile.
-async fn make_known(node: &NodeService, mut stopping: watch::Receiver<bool>) -> Result<bool> {
+async fn make_known(node: &NodeService, storage: &Storage, mut stopping: watch::Receiver<bool>) -> Result<bool> {
     let mut last = String::new();
     loop {
         let one = node.clone();
@@ -191,9 +194,31 @@ async fn make_known(node: &NodeService, mut stopping: watch::Receiver<bool>) -> 
     for leftover in &reconciled.leftovers {
         tracing::warn!(leftover, "left as it is");
     }
+    show_life(node, storage, &stopping)?;
     tokio::spawn(tune_again(node.clone(), stopping.clone()));
     tokio::spawn(register_again(node.clone(), stopping));
     Ok(true)
+}
+
+/// A thread a backend, which a hung one keeps: nothing waits for it, and the process ends without it.
+fn show_life(node: &NodeService, storage: &Storage, stopping: &watch::Receiver<bool>) -> Result<()> {
+    for backend in storage.backends() {
+        let (node, name, stopping) = (node.clone(), backend.name().clone(), stopping.clone());
+        let show = move || {
+            let mut last = None;
+            while !*stopping.borrow() {
+                let failure = node.show_life(&name).err().map(|error| error.chain());
+                if let Some(error) = failure.as_ref().filter(|_| failure != last) {
+                    tracing::warn!(backend = %name, error, "no sign of life can be left in the storage; trying again");
+                }
+                last = failure;
+                std::thread::sleep(LIFE_INTERVAL);
+            }
+        };
+        let thread = std::thread::Builder::new().name("life".to_owned()).stack_size(1 << 18);
+        thread.spawn(show).map_err(|error| Error::io("cannot start a thread", error))?;
+    }
+    Ok(())
 }
 
 async fn tune_again(node: NodeService, mut stopping: watch::Receiver<bool>) {
@@ -259,7 +284,8 @@ fn router(
         let controller = match agents {
             Some(_) => ControllerService::over(backends, config.profile, runtime.clone()),
             None => ControllerService::new(backends.all(), config.profile, runtime.clone())?,
-        };
+        }
+        .attached_by(config.attach);
         router = router
             .add_service(GroupControllerServer::new(controller.group()))
             .add_service(SnapshotMetadataServer::new(controller.metadata()))

@@ -5,6 +5,7 @@
 mod content;
 mod crew;
 mod expand;
+mod grant;
 mod health;
 mod info;
 mod looks;
@@ -38,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tuner::Tuner;
-use volume::{BackendName, Connector, LockTable, NodeId, NodeIdentity, Result};
+use volume::{Attacher, BackendName, Connector, LockTable, NodeId, NodeIdentity, Result};
 
 /// What a node service is made of.
 pub struct NodeConfig {
@@ -48,6 +49,8 @@ pub struct NodeConfig {
     pub host: Arc<dyn Host>,
     pub locks: LockTable,
     pub profile: Profile,
+    /// Who takes grants for this node.
+    pub attacher: Attacher,
     /// Exists, and is kept across restarts of the plugin: the node's identity, its journal, its own staging paths.
     pub state_dir: PathBuf,
     pub effects: Effects,
@@ -80,6 +83,7 @@ impl NodeService {
             host: config.host,
             locks: config.locks,
             journal,
+            attacher: config.attacher,
             tuner,
             state,
             is_staged_by_caller: config.profile.allows_node(stage),
@@ -98,6 +102,13 @@ impl NodeService {
     /// when one of several backends is away.
     pub fn register(&self) -> Result<()> {
         self.node.register()
+    }
+
+    /// Leaves a sign of life in one backend, for whoever watches this node from elsewhere; nothing before it is registered.
+    /// Blocks for as long as the backend hangs, so each has its own thread for it, and no call waits for that.
+    pub fn show_life(&self, backend: &BackendName) -> Result<()> {
+        let Ok(identity) = self.node.identity_for_cleaning() else { return Ok(()) };
+        self.node.connectors.get(backend.as_str()).map_or(Ok(()), |connector| connector.show_life(&identity))
     }
 
     /// Finishes or undoes what an earlier process had begun. Blocks. To be called once, when the node is first

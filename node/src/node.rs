@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use volume::{
-    AttachContext, Connected, Connector, Error, ErrorKind, LockTable, NodeId, NodeIdentity, Result, Volume,
+    AttachContext, Attacher, Connected, Connector, Error, ErrorKind, LockTable, NodeId, NodeIdentity, Result, Volume,
     VolumeGuard, VolumeId,
 };
 
@@ -25,6 +25,7 @@ pub(crate) struct Node {
     pub(crate) locks: LockTable,
     pub(crate) journal: Journal,
     pub(crate) tuner: Tuner,
+    pub(crate) attacher: Attacher,
     /// Where `node.json` is.
     pub(crate) state: Dir,
     /// Whether the orchestrator stages; else publish does it, below `staging_dir`.

@@ -44,20 +44,37 @@ impl Node {
             connector,
             identity: &identity,
             volume: &volume,
-            context: request.context.as_ref(),
+            context: request.context.as_ref().filter(|_| !self.takes_grants()),
             capability: &request.capability,
             parameters: request.parameters.as_ref().unwrap_or(&volume.parameters),
             path: &staging,
         };
+        stager.check_flags()?;
+        if self.is_staged_by_caller {
+            return self.publish_granted(stager, request, &target, trace);
+        }
+        let volume = self.take_grant(&stager)?;
+        let stager = Stager { volume: &volume, ..stager };
+        self.keep_grant_if_used(&stager, self.publish_granted(stager, request, &target, trace))
+    }
+
+    fn publish_granted(
+        &self,
+        stager: Stager<'_>,
+        request: &PublishRequest,
+        target: &Path,
+        trace: &mut Trace,
+    ) -> Result<()> {
+        let Stager { guard, volume, identity, path: staging, .. } = stager;
+        let id = &volume.id;
         let publisher = Publisher {
             stager,
-            target: &target,
-            read_only: request.is_read_only || mounts_read_only(&volume, stager.parameters, &request.capability),
+            target,
+            read_only: request.is_read_only || mounts_read_only(volume, stager.parameters, &request.capability),
         };
-        stager.check_flags()?;
         let (view, staged) = publisher.find_staged()?;
         if staged.is_some() || !view.places().is_empty() {
-            check_granted(&volume, &identity, view.connected.as_ref(), request.context.as_ref())?;
+            check_granted(volume, identity, view.connected.as_ref(), stager.context)?;
         }
         if staged.is_some() && volume.kind.is_single_node() {
             self.tuner.notice(id);
@@ -67,10 +84,10 @@ impl Node {
             return Ok(());
         }
         publisher.check_writers(&view)?;
-        check_target(self.host.as_ref(), "target path", &target, publisher.wanted())?;
+        check_target(self.host.as_ref(), "target path", target, publisher.wanted())?;
         let intent = Intent {
-            staging_target_path: Some(staging.clone()),
-            target_path: Some(target.clone()),
+            staging_target_path: Some(staging.to_owned()),
+            target_path: Some(target.to_owned()),
             ..Intent::new(id, Operation::Publish, volume.epoch)
         };
         self.journaled(guard, &intent, |undo| {

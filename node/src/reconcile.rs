@@ -30,6 +30,8 @@ struct Found {
     /// Whether its record gives it to this life of the node, as it is connected.
     is_granted: bool,
     is_connected: bool,
+    /// Whether its record names this node, and the node takes grants itself: nobody else gives it back.
+    is_ours_to_give_back: bool,
     /// Where it is mounted.
     places: Vec<PathBuf>,
     /// Where publish stages it, where the orchestrator does not.
@@ -42,6 +44,8 @@ enum Step {
     /// When it is empty and nothing is mounted on it.
     Remove(PathBuf),
     Disconnect,
+    /// Of a volume that is not connected here.
+    GiveBack,
     /// Removes the journal's note.
     Forget,
     Report(&'static str),
@@ -65,6 +69,14 @@ impl Node {
                     path.display(),
                     reason.chain()
                 )),
+            }
+        }
+        for held in self.granted_to_us() {
+            match held {
+                Ok(held) => volumes.extend(held),
+                Err(error) => {
+                    report.leftovers.push(format!("grants to this node are not looked at: {}", error.chain()))
+                }
             }
         }
         let work = {
@@ -114,6 +126,7 @@ impl Node {
                 Step::Unmount(path) => self.unmount_ours(connector, id, path),
                 Step::Remove(path) => self.remove_unmounted(path),
                 Step::Disconnect => self.disconnect(&guard, connector, id),
+                Step::GiveBack => self.give_back(&guard, connector, id),
                 Step::Forget => {
                     self.forget(&guard, id);
                     continue;
@@ -155,6 +168,11 @@ impl Node {
                 .as_ref()
                 .is_some_and(|volume| check_granted(volume, identity, view.connected.as_ref(), None).is_ok()),
             is_connected: view.connected.is_some(),
+            is_ours_to_give_back: self.takes_grants()
+                && volume
+                    .as_ref()
+                    .and_then(|volume| volume.attachment.as_ref())
+                    .is_some_and(|a| a.holder.node == self.id),
             places: view.places().into_iter().map(Into::into).collect(),
             own_staging: (!self.is_staged_by_caller).then(|| self.own_staging_path(id)),
         };
@@ -204,6 +222,7 @@ fn plan_reconcile(found: &Found) -> Vec<Step> {
             found.take_down_own_staging(target, &mut steps);
         }
     }
+    found.give_back(&mut steps);
     steps.push(Step::Forget);
     steps
 }
@@ -225,6 +244,7 @@ fn plan_without_intent(found: &Found) -> Vec<Step> {
             _ => steps.push(Step::Disconnect),
         }
     }
+    found.give_back(&mut steps);
     steps
 }
 
@@ -254,6 +274,14 @@ impl Found {
         }
     }
 
+    /// A grant that nothing here uses any more, or that a stage had only just taken.
+    fn give_back(&self, steps: &mut Vec<Step>) {
+        let is_unused = self.places.is_empty() && !self.is_connected;
+        if self.is_ours_to_give_back && (is_unused || steps.contains(&Step::Disconnect)) {
+            steps.push(Step::GiveBack);
+        }
+    }
+
     /// Where publish stages: takes the staging down when no target but `besides` shows the volume.
     fn take_down_own_staging(&self, besides: Option<&Path>, steps: &mut Vec<Step>) {
         let Some(staging) = self.own_staging.as_deref() else { return };
@@ -267,7 +295,7 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Step::{Disconnect, Forget};
+    use Step::{Disconnect, Forget, GiveBack};
     use volume::{BackendName, Epoch, FsType, VolumeName};
 
     const FS: VolumeKind = VolumeKind::FileSystem(FsType::Ext4);
@@ -284,6 +312,7 @@ mod tests {
             kind: Some(kind),
             is_granted: true,
             is_connected: true,
+            is_ours_to_give_back: false,
             places: places.iter().map(Into::into).collect(),
             own_staging: None,
         }
@@ -334,6 +363,26 @@ mod tests {
             plan_reconcile(&own(&["/s", "/t", "/u"], Operation::Unpublish)),
             [unmount("/t"), remove("/t"), Forget]
         );
+    }
+
+    #[test]
+    fn grants_that_the_node_took() {
+        let taken = |is_connected, places: &[&str], operation| Found {
+            is_ours_to_give_back: true,
+            is_connected,
+            ..found(FS, places, operation)
+        };
+        let plan = |found: Found| plan_reconcile(&found);
+        assert_eq!(plan(taken(false, &[], None)), [GiveBack], "a crash after the grant");
+        assert_eq!(plan(taken(false, &[], Some(Operation::Stage))), [GiveBack, Forget]);
+        assert_eq!(plan(taken(true, &[], None)), [Disconnect, GiveBack]);
+        assert_eq!(plan(taken(true, &["/s"], Some(Operation::Unstage))), [unmount("/s"), Disconnect, GiveBack, Forget]);
+        for places in [&["/s"][..], &["/s", "/t"]] {
+            assert!(plan(taken(true, places, None)).is_empty(), "it is in use: {places:?}");
+        }
+        let raw = Found { kind: Some(VolumeKind::Block), ..taken(true, &[], None) };
+        assert!(plan(raw).is_empty(), "a raw device that is staged");
+        assert_eq!(plan(Found { is_ours_to_give_back: false, ..taken(false, &[], None) }), []);
     }
 
     #[test]

@@ -55,19 +55,27 @@ impl Node {
             connector,
             identity: &identity,
             volume: &volume,
-            context: request.context.as_ref(),
+            // Where the node grants to itself, its word is the record alone.
+            context: request.context.as_ref().filter(|_| !self.takes_grants()),
             capability: &request.capability,
             parameters: request.parameters.as_ref().unwrap_or(&volume.parameters),
             path: &path,
         };
         stager.check_flags()?;
+        let volume = self.take_grant(&stager)?;
+        let stager = Stager { volume: &volume, ..stager };
+        self.keep_grant_if_used(&stager, self.stage_granted(stager, trace))
+    }
+
+    fn stage_granted(&self, stager: Stager<'_>, trace: &mut Trace) -> Result<()> {
+        let Stager { guard, volume, path, .. } = stager;
         if stager.find()?.is_some() {
             self.tuner.notice(&volume.id);
             self.forget(guard, &volume.id);
             return Ok(());
         }
         let intent = Intent {
-            staging_target_path: Some(path.clone()),
+            staging_target_path: Some(path.to_owned()),
             ..Intent::new(&volume.id, Operation::Stage, volume.epoch)
         };
         self.journaled(guard, &intent, |undo| stager.run(undo, trace)).map(drop)

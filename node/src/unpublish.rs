@@ -40,6 +40,9 @@ impl Node {
             !self.is_staged_by_caller && view.places_other_than(&own_staging).iter().all(|place| *place == target);
         let has_own_staging = !self.is_staged_by_caller && view.connected.is_some();
         if view.top(&target).is_none() && !(is_last_of_own_staging && has_own_staging) {
+            if is_last_of_own_staging {
+                self.give_back(guard, connector, id)?;
+            }
             self.forget(guard, id);
             return self.remove_unmounted(&target);
         }

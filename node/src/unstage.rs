@@ -32,6 +32,10 @@ impl Node {
         // CSI 1.13, NodeUnstageVolume: a volume that is not staged to this path is OK. Nothing of it is taken away
         // while it is used elsewhere; a connection that nothing uses is what an unfinished stage left, or a raw device.
         if view.connected.is_none() || !elsewhere.is_empty() {
+            // One that was unstaged may not have been given back yet.
+            if elsewhere.is_empty() {
+                self.give_back(guard, connector, id)?;
+            }
             self.forget(guard, id);
             return Ok(());
         }
@@ -45,7 +49,7 @@ impl Node {
         })
     }
 
-    /// Unmounts the volume from `path` and disconnects it. The path itself is the caller's.
+    /// Unmounts the volume from `path`, disconnects it, and gives its grant back where the node took it. The path itself is the caller's.
     pub(crate) fn take_down_staging(
         &self,
         guard: &VolumeGuard,
@@ -56,6 +60,7 @@ impl Node {
         // First, so that what is left to write is not held back by the volume's limits.
         self.untune(id);
         self.unmount_ours(connector, id, path)?;
-        self.disconnect(guard, connector, id)
+        self.disconnect(guard, connector, id)?;
+        self.give_back(guard, connector, id)
     }
 }

@@ -66,6 +66,16 @@ pub enum FenceMethod {
     Reincarnated,
 }
 
+/// Who takes a volume's grant for the node that is to use it, and gives it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Attacher {
+    /// ControllerPublishVolume and ControllerUnpublishVolume.
+    #[default]
+    Controller,
+    /// The node itself, when it stages and unstages: for orchestrators that attach nothing.
+    Node,
+}
+
 /// What [`plan_attach`] decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttachPlan {

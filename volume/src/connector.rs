@@ -47,6 +47,12 @@ pub trait Connector: Send + Sync {
         Ok(())
     }
 
+    /// The grants of this backend, for a node that takes them itself ([`crate::Attacher::Node`]); it asks for its own alone.
+    /// `None`: they can be had from the controller only.
+    fn grants(&self) -> Option<&dyn crate::Attach> {
+        None
+    }
+
     /// The volume as the backend records it; `NotFound` when there is none.
     fn volume(&self, id: &VolumeId) -> Result<Volume>;
 

@@ -23,7 +23,8 @@ mod trim;
 mod volume;
 
 pub use attachment::{
-    AttachPlan, Attachment, DetachPlan, Epoch, FenceMethod, FenceProof, Holder, ImageIdentity, plan_attach, plan_detach,
+    AttachPlan, Attacher, Attachment, DetachPlan, Epoch, FenceMethod, FenceProof, Holder, ImageIdentity, plan_attach,
+    plan_detach,
 };
 pub use backend::{
     Attach, AttachRequest, Backend, Capacity, CapacityQuery, Expand, Fence, FenceHow, FenceOutcome, FenceReport,

@@ -142,6 +142,7 @@ impl Backend for Shaped {
         self.inner.delete_volume(guard, id)
     }
     fn list_volumes(&self, page: &volume::PageRequest) -> volume::Result<volume::Page<volume::Volume>> {
+        std::thread::sleep(self.delay);
         self.inner.list_volumes(page)
     }
     fn capacity(&self, query: &volume::CapacityQuery) -> volume::Result<volume::Capacity> {

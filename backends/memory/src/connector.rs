@@ -1,22 +1,23 @@
 //! The node's half: loop devices of the fake host, labelled `<volume id>@<epoch>`.
 
-use crate::Storage;
 use crate::now_ms;
 use crate::state::{Image, State, VolumeRecord};
+use crate::{MemoryBackend, Storage};
 use host::{Host, LoopDevice, LoopRequest};
 use std::sync::Arc;
 use volume::{
-    Attachment, ConnectRequest, Connected, Connector, Epoch, Error, ErrorKind, HealthProblem, NodeIdentity, NodeRecord,
-    NodeState, Result, Segments, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeKind,
+    Attach, Attachment, ConnectRequest, Connected, Connector, Epoch, Error, ErrorKind, HealthProblem, NodeIdentity,
+    NodeRecord, NodeState, Result, Segments, Volume, VolumeGuard, VolumeHealth, VolumeId, VolumeKind,
 };
 
 pub struct MemoryConnector {
+    backend: MemoryBackend,
     storage: Arc<Storage>,
 }
 
 impl MemoryConnector {
-    pub(crate) fn new(storage: Arc<Storage>) -> Self {
-        Self { storage }
+    pub(crate) fn new(backend: MemoryBackend) -> Self {
+        Self { storage: Arc::clone(&backend.storage), backend }
     }
 
     /// This volume's loops, the latest epoch last.
@@ -76,6 +77,10 @@ impl Connector for MemoryConnector {
     fn show_life(&self, node: &NodeIdentity) -> Result<()> {
         *self.storage.state().signs_of_life.entry(node.id.clone()).or_default() += 1;
         Ok(())
+    }
+
+    fn grants(&self) -> Option<&dyn Attach> {
+        Some(&self.backend)
     }
 
     fn volume(&self, id: &VolumeId) -> Result<Volume> {

@@ -45,7 +45,7 @@ impl MemoryBackend {
 
     /// The node's half, for any number of nodes that run on this backend's host.
     pub fn connector(&self) -> MemoryConnector {
-        MemoryConnector::new(Arc::clone(&self.storage))
+        MemoryConnector::new(self.clone())
     }
 }
 

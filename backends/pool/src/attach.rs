@@ -57,6 +57,10 @@ impl Attach for Pool {
         self.all_nodes()
     }
 
+    fn signs_of_life(&self) -> Result<Option<Vec<(NodeId, u64)>>> {
+        self.marks_alive()
+    }
+
     fn held_by(&self, node: &NodeId) -> Result<Vec<Volume>> {
         self.check_reachable()?;
         let mut held = Vec::new();

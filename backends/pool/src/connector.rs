@@ -20,6 +20,14 @@ impl Connector for Pool {
         self.register_node(node, &Connector::topology(self)?)
     }
 
+    fn show_life(&self, node: &NodeIdentity) -> Result<()> {
+        self.mark_alive(&node.id)
+    }
+
+    fn grants(&self) -> Option<&dyn volume::Attach> {
+        Some(self)
+    }
+
     fn volume(&self, id: &VolumeId) -> Result<Volume> {
         self.check_reachable()?;
         // Not as it is listed: a record that cannot be read says nothing of the volume's kind.

@@ -2,6 +2,7 @@
 //! and the rules are in `docs/architecture.md`.
 #![forbid(unsafe_code)]
 
+mod alive;
 mod attach;
 mod backend;
 mod ballast;

@@ -1,8 +1,10 @@
 //! The registry of nodes: `nodes/<id>/record.*`. "Fenced" stands here before any volume of the node is touched.
 
+use crate::ballast::with_ballast;
 use crate::model::NodeRecordFile;
 use crate::record::{RecordDir, is_entry};
 use crate::{Pool, now_ms};
+use host::file::Dir;
 use volume::{Error, ErrorKind, FenceHow, Incarnation, NodeId, NodeIdentity, NodeRecord, NodeState, Result, Segments};
 
 const MAX_ATTEMPTS: u32 = 8;
@@ -32,9 +34,14 @@ impl Pool {
                 })
             })?;
             if let Some(state) = known {
+                // Of no weight for the node itself: it is registered, marked or not.
+                if let Err(error) = with_ballast(&self.nodes, || self.prepare_mark(state.dir())) {
+                    tracing::warn!(node = %name, error = error.chain(), "the node can leave no sign of life in the pool");
+                }
                 return Ok(state.record().0.clone());
             }
-            if let Some(made) = RecordDir::create(&self.nodes, name, |_| Ok(NodeRecordFile(fresh.clone())))? {
+            let fill = |dir: &Dir| self.prepare_mark(dir).map(|()| NodeRecordFile(fresh.clone()));
+            if let Some(made) = RecordDir::create(&self.nodes, name, fill)? {
                 return Ok(made.record().0.clone());
             }
         }

@@ -149,6 +149,29 @@ pub fn what_a_node_holds(s: &Subject) {
     assert_eq!(held(&n2), []);
 }
 
+/// A node that takes grants itself has the same contract as a controller.
+pub fn a_node_grants_to_itself(s: &Subject) {
+    let Some(grants) = s.connector.grants() else { return };
+    let id = s.create("v").id;
+    let (n1, n2) = (s.register("n1"), s.register("n2"));
+    let take = |node: &volume::NodeIdentity| {
+        grants.attach(&lock(id.as_str()), &AttachRequest { volume: &id, node: &node.id, read_only: false })
+    };
+    let give_back = |node: &volume::NodeIdentity| grants.detach(&lock(id.as_str()), &id, Some(&node.id));
+    let context = take(&n1).unwrap();
+    assert_eq!(take(&n1).unwrap(), context);
+    refused(take(&n2), ErrorKind::Held);
+    s.connect(&id, &n1, None).unwrap();
+    refused(give_back(&n1), ErrorKind::FailedPrecondition);
+    give_back(&n2).unwrap();
+    assert_eq!(s.holder(&id), Some(n1.id.clone()));
+    s.disconnect(&id, &n1);
+    give_back(&n1).unwrap();
+    take(&n2).unwrap();
+    s.connect(&id, &n2, None).unwrap();
+    s.disconnect(&id, &n2);
+}
+
 /// A mark that grows is a node that lives; one that never was is no mark.
 pub fn signs_of_life(s: &Subject) {
     let (n1, n2) = (s.register("n1"), s.register("n2"));

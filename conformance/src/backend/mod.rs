@@ -73,7 +73,8 @@ macro_rules! backend_suite {
                 groups: group_snapshots_are_idempotent, members_are_snapshots, refused_groups, groups_outlive_their_sources,
                     two_controllers_take_groups;
                 attaching: contract, late_and_empty_detach, held_volumes_stay, connected_volumes_stay_attached,
-                    stale_contexts, directories_are_shared, read_only, what_a_node_holds, signs_of_life;
+                    stale_contexts, directories_are_shared, read_only, what_a_node_holds, a_node_grants_to_itself,
+                    signs_of_life;
                 fencing: fence_then_grant, fence_is_idempotent, fenced_nodes_are_refused,
                     lives_are_told_apart, powered_off, orphans;
                 guards: wrong_guards;

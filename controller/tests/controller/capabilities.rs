@@ -38,6 +38,11 @@ async fn derived_from_backends_and_profile() {
     assert_eq!(names(&subject_for(Profile::Nomad).service).await, expected[..12]);
     assert_eq!(names(&subject_for(Profile::Swarm).service).await, expected[..2]);
 
+    // Nodes take grants themselves: all that is offered beside the two of that call.
+    let without: Vec<_> = expected.into_iter().filter(|name| !name.starts_with("PUBLISH_")).collect();
+    assert_eq!(without.len(), expected.len() - 2);
+    assert_eq!(names(&subject().service.attached_by(volume::Attacher::Node)).await, without);
+
     let runtime = Runtime::new(Metrics::new(), Runtime::DEFAULT_DEADLINE);
     let bare = ControllerService::new(vec![Shelf::bare("bare")], Profile::Kubernetes, runtime.clone()).unwrap();
     let expected = ["CREATE_DELETE_VOLUME", "LIST_VOLUMES", "GET_CAPACITY", "GET_VOLUME", "SINGLE_NODE_MULTI_WRITER"];

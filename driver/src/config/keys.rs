@@ -8,7 +8,7 @@ use pool::Scope;
 use rpc::Profile;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use volume::{BackendName, NodeId};
+use volume::{Attacher, BackendName, NodeId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -64,6 +64,7 @@ pub struct Raw {
     pub node_id: Option<NodeId>,
     pub mode: Option<Mode>,
     pub profile: Option<Profile>,
+    pub attach: Option<Attacher>,
     pub endpoint: Option<String>,
     pub state_dir: Option<PathBuf>,
     pub metrics_listen: Option<Listen>,
@@ -79,9 +80,10 @@ pub struct Raw {
     pub failover: RawFailover,
 }
 
-pub const TOP_KEYS: [&str; 16] = [
+pub const TOP_KEYS: [&str; 17] = [
     "agent",
     "agents",
+    "attach",
     "backend",
     "endpoint",
     "failover",
@@ -140,6 +142,10 @@ impl Raw {
             "profile" => {
                 let known = Profile::ALL.map(|profile| (profile.as_str(), profile));
                 self.profile = Some(one_of(value, &known).map_err(at)?);
+            }
+            "attach" => {
+                let known = [("controller", Attacher::Controller), ("node", Attacher::Node)];
+                self.attach = Some(one_of(value, &known).map_err(at)?);
             }
             "endpoint" => self.endpoint = Some(not_empty(value).map_err(at)?),
             "state_dir" => self.state_dir = Some(absolute(value).map_err(at)?),

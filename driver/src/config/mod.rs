@@ -17,7 +17,7 @@ use rpc::Profile;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use volume::{BackendName, NodeId};
+use volume::{Attacher, BackendName, NodeId};
 
 /// Read when it is there and `--config` is not given.
 pub const DEFAULT_FILE: &str = "/etc/hawser/config.toml";
@@ -27,6 +27,8 @@ pub struct Config {
     pub node_id: NodeId,
     pub mode: Mode,
     pub profile: Profile,
+    /// Who takes the grants of volumes; the same for controllers and nodes.
+    pub attach: Attacher,
     /// As given: `unix:///x`, `unix://x` or a path; `rpc` parses it.
     pub endpoint: String,
     pub state_dir: PathBuf,
@@ -144,6 +146,7 @@ impl keys::Raw {
             node_id,
             mode,
             profile,
+            attach: self.attach.unwrap_or_default(),
             endpoint: self.endpoint.unwrap_or_else(|| "unix:///run/hawser/csi.sock".to_owned()),
             state_dir: self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/hawser/node")),
             metrics_listen: self.metrics_listen.unwrap_or_default(),

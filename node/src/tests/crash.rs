@@ -19,26 +19,28 @@ fn crash_after_each_effect() {
     for profile in [Profile::Kubernetes, Profile::Swarm] {
         for kind in [EXT4, VolumeKind::FileSystem(FsType::Xfs), VolumeKind::Block, VolumeKind::Directory] {
             for index in 0..STEPS.len() {
-                sweep(profile, kind, index);
+                for attacher in [Attacher::Controller, Attacher::Node] {
+                    sweep(profile, attacher, kind, index);
+                }
             }
         }
     }
 }
 
-fn sweep(profile: Profile, kind: VolumeKind, index: usize) {
+fn sweep(profile: Profile, attacher: Attacher, kind: VolumeKind, index: usize) {
     if profile == Profile::Swarm && STEPS[index].0.ends_with("stage") {
         return;
     }
     let (name, call) = STEPS[index];
     let expected = {
-        let (lab, volume) = prepared(profile, kind, index);
+        let (lab, volume) = prepared(profile, attacher, kind, index);
         call(&lab, &volume).unwrap();
-        lab.state()
+        (state_of(&lab), lab.holder(&volume.id))
     };
     for effect in 1..MOST_EFFECTS {
         for retries in [true, false] {
-            let what = format!("{profile} {kind} {name}, crash after effect {effect}, retries: {retries}");
-            let (mut lab, volume) = prepared(profile, kind, index);
+            let what = format!("{profile} {attacher:?} {kind} {name}, crash after effect {effect}, retries: {retries}");
+            let (mut lab, volume) = prepared(profile, attacher, kind, index);
             lab.host.crash_after(effect);
             let result = call(&lab, &volume);
             if result.is_ok() {
@@ -48,7 +50,7 @@ fn sweep(profile: Profile, kind: VolumeKind, index: usize) {
             lab.restart().unwrap_or_else(|error| panic!("{what}: {}", error.chain()));
             if retries {
                 call(&lab, &volume).unwrap_or_else(|error| panic!("{what}: {}", error.chain()));
-                assert_eq!(lab.state(), expected, "{what}");
+                assert_eq!((state_of(&lab), lab.holder(&volume.id)), expected, "{what}");
             }
             lab.unpublish(&volume.id, TARGET).unwrap_or_else(|error| panic!("{what}: {}", error.chain()));
             if profile != Profile::Swarm {
@@ -57,6 +59,9 @@ fn sweep(profile: Profile, kind: VolumeKind, index: usize) {
             // As the orchestrator does.
             lab.host.remove_target(Path::new(STAGING)).unwrap();
             let left = lab.state();
+            if attacher == Attacher::Node {
+                assert_eq!(lab.holder(&volume.id), None, "{what}");
+            }
             let clean = |line: &String| line.starts_with("/targets Dir") || line.starts_with("/staging Dir");
             assert!(
                 left.iter().all(clean) && left.iter().all(|line| line.contains("is_empty: true")),
@@ -67,8 +72,19 @@ fn sweep(profile: Profile, kind: VolumeKind, index: usize) {
     panic!("{kind} {name} has more than {MOST_EFFECTS} effects");
 }
 
-fn prepared(profile: Profile, kind: VolumeKind, index: usize) -> (Lab, Volume) {
-    let lab = Lab::of(profile);
+/// Where the node grants to itself, a grant of before the crash is given back, and the retry takes the next one.
+fn state_of(lab: &Lab) -> Vec<String> {
+    let mut lines = lab.state();
+    if lab.attacher == Attacher::Node {
+        for line in lines.iter_mut().filter(|line| line.starts_with("loop ")) {
+            line.truncate(line.find('@').unwrap());
+        }
+    }
+    lines
+}
+
+fn prepared(profile: Profile, attacher: Attacher, kind: VolumeKind, index: usize) -> (Lab, Volume) {
+    let lab = Lab::with(profile, attacher);
     let volume = lab.attached("v", kind);
     for (name, call) in &STEPS[..index] {
         if profile != Profile::Swarm || *name != "stage" {
@@ -80,14 +96,19 @@ fn prepared(profile: Profile, kind: VolumeKind, index: usize) -> (Lab, Volume) {
 
 #[test]
 fn a_failure_at_each_effect_is_undone() {
-    for kind in [EXT4, VolumeKind::Block, VolumeKind::Directory] {
+    let attachers = [Attacher::Controller, Attacher::Node].into_iter();
+    let kinds = [EXT4, VolumeKind::Block, VolumeKind::Directory];
+    for (attacher, kind) in attachers.flat_map(|attacher| kinds.map(|kind| (attacher, kind))) {
         for (name, call) in &STEPS[..2] {
             for effect in 0..MOST_EFFECTS {
-                let (lab, volume) = prepared(Profile::Kubernetes, kind, usize::from(*name == "publish"));
+                let index = usize::from(*name == "publish");
+                let (lab, volume) = prepared(Profile::Kubernetes, attacher, kind, index);
+                let holder = lab.holder(&volume.id);
                 let before = lab.state();
                 lab.host.fail_after(effect, ErrorKind::Exhausted);
                 let Err(error) = call(&lab, &volume) else { break };
                 assert_eq!(error.kind(), ErrorKind::Exhausted, "{}", error.chain());
+                assert_eq!(lab.holder(&volume.id), holder, "{attacher:?} {kind} {name} {effect}");
                 // The staging path is the caller's and may stay, empty.
                 let _ = lab.host.remove_target(Path::new(STAGING));
                 let mut after = lab.state();

@@ -3,6 +3,7 @@
 mod crash;
 mod fenced;
 mod file_system;
+mod granting;
 mod health;
 mod lifecycle;
 mod paths;
@@ -23,9 +24,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use volume::{
-    AccessMode, AccessType, Attach, AttachContext, AttachRequest, Backend, BackendName, Connector, Error, ErrorKind,
-    FsType, LockTable, NodeId, Parameters, Result, SizeRange, TopologyRequirement, VolumeCapability, VolumeGuard,
-    VolumeId, VolumeKind, VolumeName, VolumeSpec,
+    AccessMode, AccessType, Attach, AttachContext, AttachRequest, Attacher, Backend, BackendName, Connector, Error,
+    ErrorKind, FsType, LockTable, NodeId, Parameters, Result, SizeRange, TopologyRequirement, VolumeCapability,
+    VolumeGuard, VolumeId, VolumeKind, VolumeName, VolumeSpec,
 };
 
 /// Enough for every file system.
@@ -40,6 +41,7 @@ struct Lab {
     backend: MemoryBackend,
     state: tempfile::TempDir,
     profile: Profile,
+    attacher: Attacher,
     service: NodeService,
 }
 
@@ -49,22 +51,28 @@ impl Lab {
     }
 
     fn of(profile: Profile) -> Self {
+        Self::with(profile, Attacher::Controller)
+    }
+
+    fn with(profile: Profile, attacher: Attacher) -> Self {
         let host = Arc::new(FakeHost::new(Effects::default()));
         for directory in ["/staging", "/targets"] {
             host.create_directory(Path::new(directory)).unwrap();
         }
         let backend = MemoryBackend::new(BackendName::parse("pool").unwrap(), host.clone(), 1 << 40, None);
         let state = tempfile::tempdir().unwrap();
-        let service = service(&host, &backend, state.path(), profile, "n1");
+        let config = config(&host, &backend, state.path(), profile, "n1");
+        let service = NodeService::new(NodeConfig { attacher, ..config }).unwrap();
         service.register().unwrap();
         service.reconcile().unwrap();
-        Self { host, backend, state, profile, service }
+        Self { host, backend, state, profile, attacher, service }
     }
 
     /// A new process on the same machine with the same state.
     fn restart(&mut self) -> Result<crate::Reconciled> {
         self.host.restart();
-        self.service = service(&self.host, &self.backend, self.state.path(), self.profile, "n1");
+        let config = config(&self.host, &self.backend, self.state.path(), self.profile, "n1");
+        self.service = NodeService::new(NodeConfig { attacher: self.attacher, ..config })?;
         self.service.register()?;
         self.service.reconcile()
     }
@@ -92,11 +100,15 @@ impl Lab {
         id
     }
 
-    /// Creates a volume and attaches it to this node.
+    /// Creates a volume and attaches it to this node, unless that does so itself.
     fn attached(&self, name: &str, kind: VolumeKind) -> Volume {
         let id = self.create(name, kind, Parameters::default());
-        let context = self.attach(&id, "n1", false).unwrap();
-        Volume { id, context: Some(context), capability: capability(kind), is_read_only: false }
+        let context = (self.attacher == Attacher::Controller).then(|| self.attach(&id, "n1", false).unwrap());
+        Volume { id, context, capability: capability(kind), is_read_only: false }
+    }
+
+    fn holder(&self, id: &VolumeId) -> Option<NodeId> {
+        self.backend.find_volume(id).unwrap().unwrap().attachment.map(|held| held.holder.node)
     }
 
     fn attach(&self, id: &VolumeId, node: &str, read_only: bool) -> Result<AttachContext> {
@@ -223,6 +235,7 @@ fn config(host: &Arc<FakeHost>, backend: &MemoryBackend, state: &Path, profile: 
         host: host.clone(),
         locks: LockTable::default(),
         profile,
+        attacher: Attacher::Controller,
         state_dir: state.to_owned(),
         effects: Effects::default(),
         io_limit_cgroups: vec!["kubepods".into()],

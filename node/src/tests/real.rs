@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 use volume::{
-    AccessMode, Attach, AttachRequest, Backend, BackendName, Expand, Fence, FenceHow, FsType, LockTable, NodeId,
-    Parameters, Result, SizeRange, TopologyRequirement, VolumeId, VolumeKind, VolumeName, VolumeSpec,
+    AccessMode, Attach, AttachRequest, Attacher, Backend, BackendName, Expand, Fence, FenceHow, FsType, LockTable,
+    NodeId, Parameters, Result, SizeRange, TopologyRequirement, VolumeId, VolumeKind, VolumeName, VolumeSpec,
 };
 
 const KINDS: [VolumeKind; 5] = [
@@ -196,6 +196,7 @@ fn open(scratch: &ScratchPool) -> (Arc<Pool>, NodeService, Arc<AtomicU64>) {
         host,
         locks: LockTable::default(),
         profile: Profile::Kubernetes,
+        attacher: Attacher::Controller,
         state_dir: scratch.path().join("state"),
         effects,
         io_limit_cgroups: Vec::new(),
