@@ -15,6 +15,7 @@ mod gauges;
 mod http;
 mod logging;
 mod output;
+mod probe;
 mod process;
 mod serve;
 mod state;
@@ -72,6 +73,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Demo(args) => Ok(demo::run(&args, output)?),
         Command::Certificates(args) => Ok(certificates::make(&args, output)?),
         Command::Bench(args) => Ok(bench::run(&args, output)?),
+        Command::Probe { page } => Ok(probe::probe(&load(&global, Vec::new())?.metrics_listen, page)?),
         Command::Version => {
             print_version(output);
             Ok(())
