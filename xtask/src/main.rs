@@ -9,6 +9,7 @@
 
 mod bench;
 mod binaries;
+mod chart;
 mod counts;
 mod image;
 mod install;
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Tests that take long to set up: a real Kubernetes.
     E2e(kubernetes::EndToEndArguments),
+    /// Renders the Helm chart and checks it; a step of the tests
+    Chart(chart::ChartArguments),
     /// Makes the container images, as one archive, without a container runtime.
     Image(image::ImageArguments),
     /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => steps::test(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::E2e(arguments) => kubernetes::end_to_end(&arguments),
+        Command::Chart(arguments) => chart::chart(&arguments),
         Command::Image(arguments) => image::image(&arguments),
         Command::Tidy => tidy::print(),
         Command::Simulate(arguments) => simulate::simulate(&arguments),
