@@ -10,7 +10,7 @@ use std::time::Duration;
 use volume::{Error, ErrorKind, Result};
 
 /// Longer than the look at storage takes that `/readyz` waits for.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(8);
 /// More than any of the pages asked for is long.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 
@@ -20,7 +20,13 @@ pub fn probe(listen: &Listen, page: Page) -> Result<()> {
         Page::Live => "/healthz",
         Page::Ready => "/readyz",
     };
-    let away = |error| Error::with_source(ErrorKind::Unavailable, format!("{listen} does not answer"), error);
+    let away = |error: std::io::Error| match error.kind() {
+        // How a read says that its time is over.
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
+            Error::new(ErrorKind::Unavailable, format!("{listen} did not answer within {} s", TIMEOUT.as_secs()))
+        }
+        _ => Error::with_source(ErrorKind::Unavailable, format!("{listen} does not answer"), error),
+    };
     let answer = match listen {
         Listen::Off => {
             let message =
