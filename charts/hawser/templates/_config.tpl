@@ -14,9 +14,14 @@ attach = "node"
 enabled = true
 namespace = {{ .Release.Namespace | quote }}
 name = {{ include "hawser.fullname" . | quote }}
-{{- if .Values.certificates.given.controllerSecret }}
+{{- if or .Values.certificates.given.controllerSecret .Values.failover.heartbeatMs }}
 
 [agent]
+{{- end }}
+{{- with .Values.failover.heartbeatMs }}
+heartbeat_ms = {{ . | int64 }}
+{{- end }}
+{{- if .Values.certificates.given.controllerSecret }}
 ca = "/etc/hawser/certificates/ca.crt"
 cert = "/etc/hawser/certificates/tls.crt"
 key = "/etc/hawser/certificates/tls.key"
@@ -26,7 +31,7 @@ key = "/etc/hawser/certificates/tls.key"
 [failover]
 enabled = true
 {{- range $key, $value := .Values.failover.settings }}
-{{ $key }} = {{ $value | int64 }}
+{{ $key }} = {{ if kindIs "string" $value }}{{ $value | quote }}{{ else }}{{ $value | int64 }}{{ end }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -52,6 +57,9 @@ name = {{ include "hawser.fullname" . | quote }}
 
 [agent]
 listen = "0.0.0.0:9809"
+{{- with .Values.failover.heartbeatMs }}
+heartbeat_ms = {{ . | int64 }}
+{{- end }}
 {{- if .Values.certificates.given.nodePath }}
 ca = "/etc/hawser/certificates/ca.crt"
 cert = "/etc/hawser/certificates/tls.crt"
