@@ -66,6 +66,12 @@ pub enum Command {
     Certificates(CertificatesArgs),
     /// Load any CSI driver with volumes and measure each call
     Bench(BenchArgs),
+    /// Ask the process that serves with this configuration how it is, on metrics_listen; exit code 0 means well
+    Probe {
+        /// live: it answers; ready: it can serve
+        #[arg(value_enum)]
+        page: Page,
+    },
     /// Print the version and what this binary speaks
     Version,
     /// Print a completion script for a shell
@@ -93,7 +99,7 @@ pub struct ServeArgs {
     /// Where the node keeps its journal and incarnation
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
-    /// Where /healthz, /readyz and /metrics are: a loopback address, unix:///x or off
+    /// Where /healthz, /readyz and /metrics are: a loopback address, unix:///x, off, or insecure:ADDRESS
     #[arg(long, value_name = "WHERE")]
     pub metrics_listen: Option<String>,
     /// How long one call may take before its client gets an answer; the work goes on
@@ -108,6 +114,12 @@ pub struct ServeArgs {
     /// Be killed when this process, which starts it, ends
     #[arg(long, hide = true, value_name = "PID")]
     pub die_with_parent: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Page {
+    Live,
+    Ready,
 }
 
 #[derive(Debug, Subcommand)]

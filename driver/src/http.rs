@@ -1,4 +1,5 @@
-//! `/healthz`, `/readyz` and `/metrics` over plain HTTP, on a loopback address or a unix socket.
+//! `/healthz`, `/readyz` and `/metrics` over plain HTTP, on a unix socket or an address: a loopback one, unless the
+//! configuration says in so many words that it may be another.
 
 use crate::config::Listen;
 use crate::gauges::Gauges;
@@ -33,7 +34,7 @@ pub struct Pages {
 pub async fn start(listen: &Listen, pages: Pages) -> Result<Option<SocketFile>> {
     match listen {
         Listen::Off => Ok(None),
-        Listen::Loopback(address) => {
+        Listen::Tcp(address) => {
             let listener = TcpListener::bind(address)
                 .await
                 .map_err(|error| Error::io(format!("cannot listen on {address} for metrics"), error))?;

@@ -16,6 +16,7 @@ mod http;
 mod logging;
 mod no_fence;
 mod output;
+mod probe;
 mod process;
 mod serve;
 mod state;
@@ -74,6 +75,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Demo(args) => Ok(demo::run(&args, output)?),
         Command::Certificates(args) => Ok(certificates::make(&args, output)?),
         Command::Bench(args) => Ok(bench::run(&args, output)?),
+        Command::Probe { page } => Ok(probe::probe(&load(&global, Vec::new())?.metrics_listen, page)?),
         Command::Version => {
             print_version(output);
             Ok(())

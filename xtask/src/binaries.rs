@@ -16,21 +16,8 @@ pub(crate) struct Binaries {
 
 impl Binaries {
     pub(crate) fn build(workspace: &Workspace, log: &mut Log) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Message {
-            executable: Option<PathBuf>,
-        }
-        let mut found = Vec::new();
-        let mut build = Command::new(cargo());
-        build.args(["build", "--release", "-p", "driver", "-p", "e2e", "--message-format", "json-render-diagnostics"]);
-        process::run(build.current_dir(&workspace.root), DEADLINE, log, &mut |line| {
-            found.extend(serde_json::from_str::<Message>(line).ok().and_then(|message| message.executable));
-        })?;
-        let named = |name: &str| found.iter().find(|path| path.file_name().is_some_and(|n| n == name)).cloned();
-        match (named("hawser"), named("e2e")) {
-            (Some(hawser), Some(e2e)) => Ok(Self { hawser, e2e }),
-            _ => Err("cargo did not name the binaries hawser and e2e".to_owned()),
-        }
+        let found = build(workspace, &["driver", "e2e"], log)?;
+        Ok(Self { hawser: named(&found, "hawser")?, e2e: named(&found, "e2e")? })
     }
 
     /// Built before.
@@ -41,4 +28,30 @@ impl Binaries {
         };
         Ok(Self { hawser: found("hawser")?, e2e: found("e2e")? })
     }
+}
+
+/// `hawser` alone.
+pub(crate) fn build_hawser(workspace: &Workspace, log: &mut Log) -> Result<PathBuf, String> {
+    named(&build(workspace, &["driver"], log)?, "hawser")
+}
+
+/// The binaries of these packages.
+fn build(workspace: &Workspace, packages: &[&str], log: &mut Log) -> Result<Vec<PathBuf>, String> {
+    #[derive(Deserialize)]
+    struct Message {
+        executable: Option<PathBuf>,
+    }
+    let mut found = Vec::new();
+    let mut build = Command::new(cargo());
+    build.args(["build", "--release", "--message-format", "json-render-diagnostics"]);
+    build.args(packages.iter().flat_map(|package| ["-p", package])).current_dir(&workspace.root);
+    process::run(&mut build, DEADLINE, log, &mut |line| {
+        found.extend(serde_json::from_str::<Message>(line).ok().and_then(|message| message.executable));
+    })?;
+    Ok(found)
+}
+
+fn named(found: &[PathBuf], name: &str) -> Result<PathBuf, String> {
+    let path = found.iter().find(|path| path.file_name().is_some_and(|file| file == name));
+    path.cloned().ok_or_else(|| format!("cargo did not name the binary {name}"))
 }

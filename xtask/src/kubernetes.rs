@@ -129,15 +129,22 @@ fn install_packages(log: &mut Log) -> Result<(), String> {
 /// The directories in which the programs are.
 fn tools(workspace: &Workspace, log: &mut Log) -> Result<Vec<PathBuf>, String> {
     let mut directories = vec![kubernetes(workspace, log)?, sidecars(workspace, log)?];
-    for (name, package, version) in INSTALLED {
-        directories.push(install::cached(&format!("{name}-{version}"), name, log, |building, go, log| {
-            say(name);
-            let mut install = Command::new(go);
-            install.args(["install", "-ldflags", "-s -w", &format!("{package}@{version}")]).env("GOBIN", building);
-            install::run_go(&mut install, BUILD_DEADLINE, log)
-        })?);
+    for (name, _, _) in INSTALLED {
+        directories.push(installed(name, log)?);
     }
     Ok(directories)
+}
+
+/// The directory of one of the programs that need no help.
+pub(crate) fn installed(program: &str, log: &mut Log) -> Result<PathBuf, String> {
+    let found = INSTALLED.iter().find(|(name, _, _)| *name == program);
+    let (name, package, version) = found.ok_or_else(|| format!("nobody knows how to install {program}"))?;
+    install::cached(&format!("{name}-{version}"), name, log, |building, go, log| {
+        say(name);
+        let mut install = Command::new(go);
+        install.args(["install", "-ldflags", "-s -w", &format!("{package}@{version}")]).env("GOBIN", building);
+        install::run_go(&mut install, BUILD_DEADLINE, log)
+    })
 }
 
 fn kubernetes(workspace: &Workspace, log: &mut Log) -> Result<PathBuf, String> {

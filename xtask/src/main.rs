@@ -1,5 +1,6 @@
 //! `cargo xtask test` runs everything that says whether this tree works; `tidy` and `tools` are parts of it by themselves.
-//! `cargo xtask bench` says how fast it is, `cargo xtask e2e kubernetes` how it does in a real Kubernetes.
+//! `cargo xtask bench` says how fast it is, `cargo xtask e2e kubernetes` how it does in a real Kubernetes, `cargo xtask image`
+//! packs it.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,
@@ -8,7 +9,9 @@
 
 mod bench;
 mod binaries;
+mod chart;
 mod counts;
+mod image;
 mod install;
 mod kubernetes;
 mod libtest;
@@ -36,6 +39,10 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Tests that take long to set up: a real Kubernetes.
     E2e(kubernetes::EndToEndArguments),
+    /// Renders the Helm chart and checks it; a step of the tests
+    Chart(chart::ChartArguments),
+    /// Makes the container images, as one archive, without a container runtime.
+    Image(image::ImageArguments),
     /// Checks the rules of this tree that no compiler knows (docs/architecture.md).
     Tidy,
     /// Plays simulated histories of the supervisor under faults (failover/src/sim).
@@ -49,6 +56,8 @@ fn main() -> ExitCode {
         Command::Test(arguments) => steps::test(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::E2e(arguments) => kubernetes::end_to_end(&arguments),
+        Command::Chart(arguments) => chart::chart(&arguments),
+        Command::Image(arguments) => image::image(&arguments),
         Command::Tidy => tidy::print(),
         Command::Simulate(arguments) => simulate::simulate(&arguments),
         Command::Tools => install::print_tools(),

@@ -2,6 +2,7 @@
 
 use crate::bench;
 use crate::binaries::Binaries;
+use crate::chart;
 use crate::counts::{Counts, count_line};
 use crate::install::{self, Tools};
 use crate::libtest::LibtestReader;
@@ -43,6 +44,12 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", about: "the rules of this tree", needs: &["install"], run: tidy },
     Step { name: "clippy", about: "clippy, warnings are errors", needs: &["install"], run: clippy },
     Step { name: "unit", about: "unit, property and conformance tests", needs: &["install"], run: unit },
+    Step {
+        name: "chart",
+        about: "the Helm chart: lint, what it renders, what it refuses",
+        needs: &["install"],
+        run: |session, log| chart::check(&session.workspace, false, log),
+    },
     Step { name: "build", about: "the release binaries that the steps below run", needs: &["install"], run: build },
     Step {
         name: "sanity",

@@ -25,12 +25,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where `/healthz`, `/readyz` and `/metrics` are served. Plain HTTP, so it never leaves the machine.
+/// Where `/healthz`, `/readyz` and `/metrics` are served. Plain HTTP, so it leaves the machine only where `insecure:` was written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Listen {
     #[default]
     Off,
-    Loopback(SocketAddr),
+    Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
@@ -298,11 +298,26 @@ fn listen(value: &str) -> Result<Listen, String> {
     if let Some(path) = value.strip_prefix("unix://") {
         return absolute(path).map(Listen::Unix);
     }
-    match value.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_loopback() => Ok(Listen::Loopback(address)),
-        Ok(_) => Err("it is served without encryption, so it takes a loopback address such as 127.0.0.1:9808, or \
-                      unix:///a/path, or off"
-            .to_owned()),
+    let (address, may_leave) = match value.strip_prefix("insecure:") {
+        Some(address) => (address, true),
+        None => (value, false),
+    };
+    match address.parse::<SocketAddr>() {
+        Ok(address) if may_leave || address.ip().is_loopback() => Ok(Listen::Tcp(address)),
+        Ok(_) => Err(format!(
+            "it is served without encryption, so it takes a loopback address such as 127.0.0.1:9808, or unix:///a/path, or \
+             off; write insecure:{address} where whoever reaches that address may read it"
+        )),
         Err(_) => Err("it takes a loopback address such as 127.0.0.1:9808, unix:///a/path, or off".to_owned()),
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
     }
 }

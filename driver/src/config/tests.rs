@@ -102,11 +102,18 @@ fn a_wrong_key_names_its_line_and_the_nearest() {
 }
 
 #[test]
+fn pages_leave_the_machine_only_where_that_is_written() {
+    let config = load("metrics_listen = \"insecure:[::]:9808\"").unwrap();
+    assert_eq!(config.metrics_listen, Listen::Tcp("[::]:9808".parse().unwrap()));
+}
+
+#[test]
 fn a_wrong_value_names_its_line_and_what_it_takes() {
     assert_eq!(refusal("\n\nmode = \"nod\""), ":3: mode is \"nod\"; it takes one of controller, node, all");
     assert_eq!(refusal("state_dir = \"here\""), ":1: state_dir is \"here\"; it takes an absolute path");
     assert!(refusal("rpc_deadline_s = -1").contains("from 1 to 3600"));
-    assert!(refusal("metrics_listen = \"0.0.0.0:9808\"").contains("loopback"));
+    assert!(refusal("metrics_listen = \"0.0.0.0:9808\"").contains("write insecure:0.0.0.0:9808 where"));
+    assert!(refusal("metrics_listen = \"insecure:all\"").contains("loopback"));
     assert!(refusal("mode = [\"node\"]").starts_with(":1: mode takes one string"));
     assert!(refusal("[[backend]]\nimage_bytes = \"big\"").starts_with(":2: image_bytes is \"big\""));
     assert!(refusal("backend = 3").contains("[[backend]]"));
