@@ -1,6 +1,7 @@
 //! Where the lab is on disk, and what of it outlives its processes.
 
 use crate::failure::{Context, Result, ensure};
+use crate::lab::entries;
 use crate::lab::kernel::program;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub(super) struct Place {
 const LOCK: &str = "lock";
 const PREFIX: &str = "hawser-kubernetes-";
 const CGROUPS: &str = "/sys/fs/cgroup";
+const FREEZER: &str = "/sys/fs/cgroup/freezer";
 /// One xfs for what the nodes keep, where images are cloned for each of them, and one for the pool that they share.
 /// Both are sparse.
 const FILE_SYSTEMS: [(&str, u64); 2] = [("nodes", 32 << 30), ("pool", 16 << 30)];
@@ -106,6 +108,18 @@ impl Place {
         Ok(format!("/{path}"))
     }
 
+    /// In the freezer's hierarchy, the cgroup that [`Place::create_cgroup`] made.
+    pub(super) fn freezer(&self, name: &str) -> PathBuf {
+        Path::new(FREEZER).join(self.cgroup()).join(name)
+    }
+
+    /// What is frozen does not die.
+    pub(super) fn thaw_all(&self) {
+        for node in entries(&Path::new(FREEZER).join(self.cgroup())) {
+            let _ = std::fs::write(node.join("freezer.state"), "THAWED");
+        }
+    }
+
     fn cgroup(&self) -> String {
         self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -117,6 +131,7 @@ impl Place {
 
     fn clear_within(&self, limit: Duration) -> Result<()> {
         let began = Instant::now();
+        self.thaw_all();
         loop {
             let left = self.clear_once();
             match left {
