@@ -32,6 +32,9 @@ struct KubernetesArguments {
     /// Leaves the cluster up, after the scenarios, until this is interrupted.
     #[arg(long)]
     keep: bool,
+    /// Shows one failover on the terminal, in place of the scenarios.
+    #[arg(long, conflicts_with = "filter")]
+    show: bool,
     /// Takes `hawser` and `e2e` from this directory instead of building them.
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
@@ -83,6 +86,11 @@ pub(crate) fn end_to_end(arguments: &EndToEndArguments) -> Result<bool, String> 
     }
     if arguments.keep {
         command.arg("--keep");
+    }
+    if arguments.show {
+        // It draws, so it has the terminal for itself.
+        let status = command.arg("--show").status().map_err(|error| format!("cannot start the lab: {error}"))?;
+        return Ok(status.success());
     }
     let mut counts = Counts::default();
     let deadline = if arguments.keep { Duration::from_secs(u64::from(u32::MAX)) } else { RUN_DEADLINE };

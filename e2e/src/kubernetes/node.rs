@@ -5,7 +5,7 @@
 use super::control_plane::ControlPlane;
 use super::place::Place;
 use super::process::{Daemon, child_of, wait_until};
-use super::{Tools, images, network};
+use super::{Tools, images, network, place};
 use crate::failure::{Context, Result, ensure};
 use crate::lab::kernel::program;
 use serde_json::json;
@@ -23,6 +23,7 @@ pub(super) struct Node {
     /// Where the images are that it starts with.
     place: PathBuf,
     freezer: PathBuf,
+    cgroups: Vec<PathBuf>,
     kubelet: Vec<String>,
     running: Mutex<Option<Running>>,
 }
@@ -94,6 +95,7 @@ impl Node {
             pool: place.pool(),
             place: place.root().to_owned(),
             freezer: place.freezer(name),
+            cgroups: place.cgroups(name)?,
             running: Mutex::new(None),
         })
     }
@@ -102,6 +104,8 @@ impl Node {
     pub(super) fn boot(&self) -> Result<()> {
         let name = &self.name;
         prepare(&self.place, &self.directory, self.number)?;
+        // Kubelet would ask its containerd for each container of an earlier life, for seconds each.
+        self.cgroups.iter().try_for_each(|path| place::empty_cgroup(path))?;
         let ready = self.directory.join("ready");
         let _ = std::fs::remove_file(&ready);
         let namespace = self.namespace()?;
@@ -205,8 +209,22 @@ impl Node {
 
     /// At once, with everything that runs on it and its network.
     pub(super) fn kill(&self) -> Result<()> {
+        let loops = self.loops_on_devices()?;
         let running = self.running().take().ok_or_else(|| format!("{} does not run", self.name))?;
-        program("kill", &["-KILL", &running.init.to_string()]).map(drop)
+        program("kill", &["-KILL", &running.init.to_string()])?;
+        drop(running);
+        // They would be gone with the machine; as it is they would hold the devices of volumes for ever.
+        loops.iter().try_for_each(|device| program("losetup", &["--detach", device]).map(drop))
+    }
+
+    /// The loop devices by which its kubelet holds on to the raw block devices of pods.
+    fn loops_on_devices(&self) -> Result<Vec<String>> {
+        let lines = self.mounts("/volumeDevices/")?;
+        let held: Vec<&str> = lines.iter().filter_map(|line| line.split(' ').nth(4)).collect();
+        let of = |device: &str| std::fs::read_to_string(format!("/sys/block/{device}/loop/backing_file")).ok();
+        let names = std::fs::read_dir("/sys/block")?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let own = names.filter(|name| of(name).is_some_and(|file| held.contains(&file.trim_end())));
+        Ok(own.map(|name| format!("/dev/{name}")).collect())
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {

@@ -3,7 +3,9 @@
 use crate::failure::{Context, Result, ensure};
 use crate::lab::entries;
 use crate::lab::kernel::program;
+use nix::sys::stat::{major, minor};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -113,6 +115,12 @@ impl Place {
         Path::new(FREEZER).join(self.cgroup()).join(name)
     }
 
+    /// The same cgroup in every hierarchy, version 2 too, where runc makes some.
+    pub(super) fn cgroups(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let hierarchies = std::fs::read_dir(CGROUPS)?.flatten().filter(|entry| !entry.path().is_symlink());
+        Ok(hierarchies.map(|entry| entry.path().join(self.cgroup()).join(name)).collect())
+    }
+
     /// What is frozen does not die.
     pub(super) fn thaw_all(&self) {
         for node in entries(&Path::new(FREEZER).join(self.cgroup())) {
@@ -151,9 +159,7 @@ impl Place {
         detached.into_iter().collect::<Result<()>>()?;
         let mounts = crate::lab::kernel::mounts_below(&self.root)?;
         ensure(mounts.is_empty(), || format!("mounts are left: {mounts:?}"))?;
-        // Version 2 has some as well, which runc makes.
-        let hierarchies = std::fs::read_dir(CGROUPS)?.flatten().filter(|entry| !entry.path().is_symlink());
-        hierarchies.map(|entry| entry.path().join(self.cgroup())).try_for_each(|path| remove_cgroup(&path))
+        self.cgroups("")?.iter().try_for_each(|path| remove_cgroup(path))
     }
 }
 
@@ -182,17 +188,24 @@ struct LoopDevice {
     /// Its number as a block device, and that of the file system that its file is on.
     number: String,
     file_on: String,
+    file_inode: u64,
     file: String,
 }
 
 impl LoopDevice {
     fn all() -> Result<Vec<Self>> {
-        let columns = "NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE";
+        let columns = "NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-INO,BACK-FILE";
         let list = program("losetup", &["--list", "--noheadings", "--raw", "--output", columns])?;
         let devices = list.lines().filter_map(|line| {
             // Numbers are padded with spaces, which are written as \x20 here.
             let mut fields = line.split_whitespace().map(|field| field.replace("\\x20", ""));
-            Some(Self { name: fields.next()?, number: fields.next()?, file_on: fields.next()?, file: fields.next()? })
+            Some(Self {
+                name: fields.next()?,
+                number: fields.next()?,
+                file_on: fields.next()?,
+                file_inode: fields.next()?.parse().ok()?,
+                file: fields.next()?,
+            })
         });
         Ok(devices.collect())
     }
@@ -204,6 +217,13 @@ fn detach_all_on(image: &Path) -> Result<()> {
     let devices = LoopDevice::all()?;
     let Some(own) = devices.iter().find(|device| Path::new(&device.file) == image) else { return Ok(()) };
     for device in devices.iter().filter(|device| device.file_on == own.number) {
+        // Kubelet holds on to a raw block device by a loop device on it.
+        let node = std::fs::metadata(&device.name)?;
+        let node = (format!("{}:{}", major(node.dev()), minor(node.dev())), node.ino());
+        let is_above = |above: &&LoopDevice| above.file_on == node.0 && above.file_inode == node.1;
+        for above in devices.iter().filter(is_above) {
+            program("losetup", &["--detach", &above.name])?;
+        }
         program("losetup", &["--detach", &device.name])?;
     }
     Err(format!("{} is still in use", image.display()).into())
@@ -224,7 +244,8 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn remove_cgroup(path: &Path) -> Result<()> {
+/// Removes those below it.
+pub(super) fn empty_cgroup(path: &Path) -> Result<()> {
     if !path.is_dir() {
         return Ok(());
     }
@@ -232,6 +253,14 @@ fn remove_cgroup(path: &Path) -> Result<()> {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&entry.path())?;
         }
+    }
+    Ok(())
+}
+
+fn remove_cgroup(path: &Path) -> Result<()> {
+    empty_cgroup(path)?;
+    if !path.is_dir() {
+        return Ok(());
     }
     std::fs::remove_dir(path).context(|| format!("the cgroup {}", path.display()))
 }

@@ -3,7 +3,7 @@
 use crate::failure::Result;
 use crate::kubernetes::Lab;
 use crate::kubernetes::cluster::has_condition;
-use crate::kubernetes::space::name_of;
+use crate::kubernetes::space::{LIMIT, name_of};
 use serde_json::Value;
 
 pub(super) const NAMESPACE: &str = "hawser";
@@ -71,7 +71,7 @@ pub(super) fn set_environment(lab: &Lab, setting: &str) -> Result<()> {
 }
 
 /// Whether hawser's pods are all ready and each running node has its driver.
-pub(super) fn unready(lab: &Lab) -> Result<Option<String>> {
+fn unready(lab: &Lab) -> Result<Option<String>> {
     let pods = lab.cluster.list(PODS)?;
     let waits = pods.iter().filter(|pod| !has_condition(pod, "Ready") || !pod["metadata"]["deletionTimestamp"].is_null());
     let waits: Vec<&str> = waits.map(name_of).collect();
@@ -88,6 +88,19 @@ pub(super) fn unready(lab: &Lab) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Until all nodes take part, and all of hawser runs.
+pub(super) fn wait_ready(lab: &Lab) -> Result<()> {
+    lab.cluster.wait("hawser on all nodes", LIMIT, || {
+        for node in lab.nodes.iter().filter(|node| node.is_running()) {
+            let object = lab.cluster.get(&format!("/api/v1/nodes/{}", node.name))?;
+            if !has_condition(&object, "Ready") || object["spec"]["taints"].is_array() {
+                return Ok(Err(format!("{}: {}", node.name, object["spec"]["taints"])));
+            }
+        }
+        Ok(unready(lab)?.map_or(Ok(()), Err))
+    })
 }
 
 pub(super) fn node_of(pod: &Value) -> &str {

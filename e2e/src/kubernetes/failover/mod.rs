@@ -13,6 +13,7 @@ mod mover;
 mod oracle;
 mod pool;
 mod run;
+mod show;
 mod watch;
 mod workload;
 
@@ -45,6 +46,9 @@ pub(crate) struct FailoverArguments {
     /// The lab moves workloads itself, even where there is a supervisor.
     #[arg(long)]
     by_hand: bool,
+    /// Shows one failover, in place of the scenarios.
+    #[arg(long)]
+    show: bool,
 }
 
 /// A failover by the supervisor that takes longer has failed.
@@ -70,6 +74,12 @@ pub(super) fn all(report: &Report, lab: &Lab) {
 
 /// Does what was asked for in place of the scenarios, if anything.
 pub(super) fn instead(report: &Report, lab: &Lab, arguments: &FailoverArguments) -> bool {
+    if arguments.show {
+        if let Err(failure) = Failovers::with_nodes_as_they_are(lab, arguments.by_hand).and_then(|all| show::show(&all)) {
+            report.failed("show", &failure.to_string());
+        }
+        return true;
+    }
     let Some(runs) = arguments.bench_failover else { return false };
     if let Err(failure) = Failovers::prepare(lab, arguments.by_hand).and_then(|all| all.bench(report, arguments, runs)) {
         report.failed("bench-failover", &failure.to_string());
@@ -91,6 +101,10 @@ impl<'a> Failovers<'a> {
             node.boot()?;
         }
         wait_for_nodes(&lab.cluster, &lab.nodes)?;
+        Self::with_nodes_as_they_are(lab, by_hand)
+    }
+
+    fn with_nodes_as_they_are(lab: &'a Lab, by_hand: bool) -> Result<Self> {
         let mover = if !by_hand && installed::has_supervisor(lab)? { Mover::Supervisor } else { Mover::ByHand };
         println!("failovers: {}", mover.name());
         Ok(Self { lab, mover, number: Cell::new(0) })

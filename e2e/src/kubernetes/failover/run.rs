@@ -61,19 +61,19 @@ const PAUSE_MS: u64 = 5;
 
 impl Plan<'_> {
     pub(super) fn run(&self) -> Result<Outcomes> {
-        self.wait_ready()?;
+        installed::wait_ready(self.lab)?;
         let space = Space::open(self.lab, &format!("failover-{}", self.number))?;
         let ran = self.run_in(&space);
         match &ran {
             // What a run that failed leaves would stand in the way of the next one.
             Err(_) => space.abandon(),
-            Ok(_) => space.close().context(|| "removing everything".to_owned())?,
+            Ok(_) => remove(space).context(|| "removing everything".to_owned())?,
         }
         ran
     }
 
     fn run_in(&self, space: &Space) -> Result<Outcomes> {
-        let victims = self.victims()?;
+        let victims = victims(self.lab, self.mover, self.number, self.fault.victims())?;
         let subjects = self.subjects(space, &victims)?;
         std::thread::sleep(WRITING);
         let names: Vec<&str> = victims.iter().map(|node| node.name.as_str()).collect();
@@ -118,16 +118,6 @@ impl Plan<'_> {
         Ok(Outcomes { fault_ns, acts, leader_failed, each, history: installed::history(self.lab)?, returned_ms })
     }
 
-    /// Nodes in turn. By hand not the one whose controller has to move the volumes; there is only one then.
-    fn victims(&self) -> Result<Vec<&Node>> {
-        let spared = if self.mover.is_by_hand() { installed::controller_nodes(self.lab)? } else { Vec::new() };
-        let running = self.lab.nodes.iter().filter(|node| node.is_running() && !spared.contains(&node.name));
-        let running: Vec<&Node> = running.collect();
-        let wanted = self.fault.victims();
-        ensure(running.len() > wanted, || format!("{} nodes are too few for {}", running.len(), self.fault.name()))?;
-        Ok((0..wanted).filter_map(|at| running.get((self.number + at) % running.len()).copied()).collect())
-    }
-
     /// One workload of each kind, on one node, or with two nodes on one each. Which of them has a raw volume takes turns.
     fn subjects(&self, space: &Space, victims: &[&Node]) -> Result<Vec<Subject>> {
         let accesses = if self.number % 2 == 0 { [Access::Ext4, Access::Block] } else { [Access::Block, Access::Ext4] };
@@ -139,15 +129,10 @@ impl Plan<'_> {
         }
         let mut subjects = Vec::new();
         for (workload, node) in started {
-            let old = workload.wait_writing(space)?;
-            ensure(old.node == node.name, || format!("{} was placed on {}, not on {}", old.pod, old.node, node.name))?;
-            let volume = space.wait_bound(&workload.claim_name())?;
-            let object = self.lab.cluster.get(&format!("/api/v1/persistentvolumes/{volume}"))?;
-            let id = object["spec"]["csi"]["volumeHandle"].as_str().ok_or("a volume without a handle")?;
-            let directory = self.lab.place.pool().join("volumes").join(id);
-            let states = pool::states(&directory)?;
-            let held = states.last().and_then(|state| state.holder.clone()).ok_or("a volume in use has no holder")?;
-            subjects.push(Subject { workload, old, volume, directory, epoch: held.epoch });
+            let subject = Subject::of(space, workload)?;
+            let placed = &subject.old.node;
+            ensure(*placed == node.name, || format!("{} was placed on {placed}, not on {}", subject.old.pod, node.name))?;
+            subjects.push(subject);
         }
         Ok(subjects)
     }
@@ -183,19 +168,6 @@ impl Plan<'_> {
             }
             let (loops, volumes) = (self.lab.place.volume_loops()?, subjects.len());
             Ok(if loops.len() == volumes { Ok(()) } else { Err(format!("{loops:?} are for {volumes} volumes")) })
-        })
-    }
-
-    /// Before a run: all of hawser and all nodes.
-    fn wait_ready(&self) -> Result<()> {
-        self.lab.cluster.wait("hawser on all nodes", LIMIT, || {
-            for node in self.lab.nodes.iter().filter(|node| node.is_running()) {
-                let object = self.lab.cluster.get(&format!("/api/v1/nodes/{}", node.name))?;
-                if !has_condition(&object, "Ready") || has_taint(&object) || object["spec"]["taints"].is_array() {
-                    return Ok(Err(format!("{}: {}", node.name, object["spec"]["taints"])));
-                }
-            }
-            Ok(installed::unready(self.lab)?.map_or(Ok(()), Err))
         })
     }
 
@@ -244,6 +216,30 @@ impl Outcomes {
     pub(super) fn ensure_held(&self) -> Result<()> {
         self.each.iter().try_for_each(|outcome| outcome.verdict.to_result().context(|| outcome.kind.name().to_owned()))
     }
+}
+
+/// Nodes in turn. By hand not the one whose controller has to move the volumes; there is only one then.
+pub(super) fn victims(lab: &Lab, mover: Mover, number: usize, wanted: usize) -> Result<Vec<&Node>> {
+    let spared = if mover.is_by_hand() { installed::controller_nodes(lab)? } else { Vec::new() };
+    let running = lab.nodes.iter().filter(|node| node.is_running() && !spared.contains(&node.name));
+    let running: Vec<&Node> = running.collect();
+    ensure(running.len() > wanted, || format!("{} nodes are too few for {wanted} to fail", running.len()))?;
+    Ok((0..wanted).filter_map(|at| running.get((number + at) % running.len()).copied()).collect())
+}
+
+/// The workloads first: a volume that is deleted while it is attached is tried again only seconds later.
+pub(super) fn remove(space: Space) -> Result<()> {
+    let cluster = &space.lab.cluster;
+    for kind in ["statefulsets", "deployments"] {
+        cluster.delete(&format!("/apis/apps/v1/namespaces/{}/{kind}", space.name))?;
+    }
+    let volumes: Vec<Value> = space.volumes()?.iter().map(|volume| volume["metadata"]["name"].clone()).collect();
+    space.look("its volumes detached", || {
+        let mut left = cluster.list("/apis/storage.k8s.io/v1/volumeattachments")?;
+        left.retain(|one| volumes.contains(&one["spec"]["source"]["persistentVolumeName"]));
+        Ok(if left.is_empty() { Ok(()) } else { Err(format!("{} attachments", left.len())) })
+    })?;
+    space.close()
 }
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
