@@ -20,6 +20,9 @@ const LOCK: &str = "lock";
 const PREFIX: &str = "hawser-kubernetes-";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const FREEZER: &str = "/sys/fs/cgroup/freezer";
+/// All pods of all nodes together weigh as much as so many ordinary processes of the machine, for 1024 each; with the default they would
+/// weigh as much as one.
+const CPU_SHARES: &str = "32768";
 /// One xfs for what the nodes keep, where images are cloned for each of them, and one for the pool that they share.
 /// Both are sparse.
 const FILE_SYSTEMS: [(&str, u64); 2] = [("nodes", 32 << 30), ("pool", 16 << 30)];
@@ -95,6 +98,10 @@ impl Place {
         let path = format!("{}/{name}", self.cgroup());
         for hierarchy in hierarchies()? {
             std::fs::create_dir_all(hierarchy.join(&path)).context(|| format!("the cgroup {path} of {hierarchy:?}"))?;
+            let shares = hierarchy.join(self.cgroup()).join("cpu.shares");
+            if shares.exists() {
+                std::fs::write(shares, CPU_SHARES)?;
+            }
             let mut below = hierarchy.clone();
             for part in Path::new(&path) {
                 let parent = below.clone();

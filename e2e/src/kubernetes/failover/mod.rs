@@ -8,6 +8,7 @@
 mod clock;
 mod controls;
 mod fault;
+mod history;
 mod installed;
 mod mover;
 mod oracle;

@@ -2,6 +2,7 @@
 
 use super::clock::now_ns;
 use super::fault::{Acts, Fault};
+use super::history::History;
 use super::installed;
 use super::mover::{Mover, has_taint};
 use super::oracle::{self, Verdict};
@@ -48,7 +49,7 @@ pub(super) struct Outcomes {
     /// The supervisor that led ran on a node that failed.
     pub(super) leader_failed: bool,
     pub(super) each: Vec<Outcome>,
-    pub(super) history: Value,
+    pub(super) history: History,
     /// From the end of the fault to the node being as before.
     pub(super) returned_ms: u64,
 }
@@ -57,7 +58,10 @@ pub(super) struct Outcomes {
 const AFTER_MENDING: Duration = Duration::from_secs(2);
 /// How long the workload writes before the fault, and elsewhere before the node comes back.
 const WRITING: Duration = Duration::from_millis(700);
-const PAUSE_MS: u64 = 5;
+/// Between two writes of one writer, for the writers of a pod together not to take all of the machine.
+fn pause_ms(writers: u32) -> u64 {
+    5 + u64::from(writers) / 4
+}
 
 impl Plan<'_> {
     pub(super) fn run(&self) -> Result<Outcomes> {
@@ -92,6 +96,8 @@ impl Plan<'_> {
             (seen, join(moved), join(acts))
         });
         let (seen, acts) = (seen?, acts?);
+        // What is refused now is let in later.
+        let refusals = History::since(self.lab, fault_ns)?.refusals;
         moved.context(|| "moving the workload by hand".to_owned())?;
         std::thread::sleep(WRITING);
         let mended_ns = now_ns()?;
@@ -115,7 +121,8 @@ impl Plan<'_> {
             each.iter_mut().filter(|one| one.from == node.name).for_each(|one| one.verdict.note("return", returned.clone()));
         }
         let returned_ms = (now_ns()? - mended_ns) / 1_000_000;
-        Ok(Outcomes { fault_ns, acts, leader_failed, each, history: installed::history(self.lab)?, returned_ms })
+        let history = History { refusals, ..History::since(self.lab, fault_ns)? };
+        Ok(Outcomes { fault_ns, acts, leader_failed, each, history, returned_ms })
     }
 
     /// One workload of each kind, on one node, or with two nodes on one each. Which of them has a raw volume takes turns.
@@ -125,7 +132,7 @@ impl Plan<'_> {
         for (index, (kind, access)) in Kind::ALL.into_iter().zip(accesses).enumerate() {
             let node = victims.get(index % victims.len()).ok_or("no node is to fail")?;
             let hawser = &self.lab.hawser;
-            started.push((Workload::start(space, hawser, kind, access, self.writers, PAUSE_MS, &node.name)?, node));
+            started.push((Workload::start(space, hawser, kind, access, self.writers, pause_ms(self.writers), &node.name)?, node));
         }
         let mut subjects = Vec::new();
         for (workload, node) in started {
@@ -176,6 +183,10 @@ impl Plan<'_> {
         let since = |at_ns: Option<u64>| at_ns.map(|at_ns| at_ns.saturating_sub(outcomes.fault_ns) as f64 / 1e6);
         let acts: Vec<Value> =
             outcomes.acts.0.iter().map(|(what, at_ns)| json!({"act": what, "at_ms": since(Some(*at_ns))})).collect();
+        let stages = outcomes.history.stages.iter();
+        let stages: Vec<Value> = stages
+            .map(|stage| json!({"node": stage.node, "stage": stage.name, "at_ms": since(Some(stage.at_ns))}))
+            .collect();
         let line = |outcome: &Outcome| {
             let moments = &outcome.moments;
             json!({
@@ -193,6 +204,7 @@ impl Plan<'_> {
                 "limit_ms": u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX),
                 "total_ms": since(moments.first),
                 "at_ms": {
+                    "detected": since(outcomes.history.detected(&outcome.from)),
                     "fenced": since(moments.fenced),
                     "tainted": since(moments.tainted),
                     "evicted": since(moments.evicted),
@@ -205,7 +217,8 @@ impl Plan<'_> {
                 "acts": acts,
                 "returned_ms": outcomes.returned_ms,
                 "verdict": outcome.verdict.to_json(),
-                "history": outcomes.history,
+                "stages": stages,
+                "refusals": outcomes.history.refusals,
             })
         };
         outcomes.each.iter().map(line).collect()

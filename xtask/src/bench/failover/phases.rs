@@ -27,9 +27,9 @@ pub(super) enum End {
     Failed,
 }
 
-/// From the fault to the fence's proof; to the new pod; to the volume attached to its node; to the new process; to its
-/// first write that is durable.
-pub(super) const NAMES: [&str; 5] = ["fence", "evict", "attach", "start", "fsync"];
+/// From the fault to a supervisor that counts the node as lost; to the fence's proof; to the new pod; to the volume attached
+/// to its node; to the new process; to its first write that is durable.
+pub(super) const NAMES: [&str; 6] = ["detect", "fence", "evict", "attach", "start", "fsync"];
 
 #[derive(Deserialize)]
 struct Line {
@@ -53,6 +53,7 @@ struct Line {
 
 #[derive(Deserialize, Default)]
 struct Moments {
+    detected: Option<f64>,
     fenced: Option<f64>,
     created: Option<f64>,
     attached: Option<f64>,
@@ -76,12 +77,15 @@ struct Verdict {
 impl Sample {
     pub(super) fn parse(line: &str) -> Result<Self, String> {
         let line: Line = serde_json::from_str(line).map_err(|error| format!("{error} in {line:?}"))?;
-        let moments = [line.at_ms.fenced, line.at_ms.created, line.at_ms.attached, line.at_ms.started, line.total_ms];
+        let at = &line.at_ms;
+        // By hand nothing is detected.
+        let detected = at.detected.or(at.fenced.map(|_| 0.0));
+        let moments = [detected, at.fenced, at.created, at.attached, at.started, line.total_ms];
         let mut before = Some(0.0);
         let phases = moments.map(|moment| {
             // Two things that are seen by different eyes may be seen in the wrong order, by milliseconds.
             let took = before.zip(moment).map(|(before, moment): (f64, f64)| (moment - before).max(0.0));
-            before = moment;
+            before = moment.or(before);
             took
         });
         let end = match (&line.failure, line.total_ms) {
@@ -124,14 +128,14 @@ pub(super) mod tests {
 
     pub(in crate::bench::failover) const LINE: &str = r#"{"run":0,"fault":"node-killed","mover":"supervisor",
         "workload":"deployment","status_frequency":"1s","limit_ms":120000,"total_ms":3500.0,
-        "at_ms":{"fenced":2500.0,"created":2600.0,"attached":2590.0,"started":3400.0},
+        "at_ms":{"detected":2100.0,"fenced":2500.0,"created":2600.0,"attached":2590.0,"started":3400.0},
         "verdict":{"acked":100,"late":0,"ledger":{"lost":0},"problems":[]}}"#;
 
     #[test]
     fn phases_add_up() {
         let sample = Sample::parse(LINE).unwrap();
         assert!(matches!(sample.end, End::Moved(ms) if ms == 3500.0));
-        assert_eq!(sample.phases, [Some(2500.0), Some(100.0), Some(0.0), Some(810.0), Some(100.0)]);
+        assert_eq!(sample.phases, [Some(2100.0), Some(400.0), Some(100.0), Some(0.0), Some(810.0), Some(100.0)]);
     }
 
     #[test]
