@@ -193,11 +193,6 @@ impl<'a> Space<'a> {
         ensure(left.is_empty(), || format!("the pool still has {left:?}"))
     }
 
-    /// Begins to remove everything in it, as far as that can be done.
-    pub(super) fn abandon(self) {
-        let _ = self.lab.cluster.delete(&format!("/api/v1/namespaces/{}", self.name));
-    }
-
     /// The persistent volumes of its claims.
     pub(super) fn volumes(&self) -> Result<Vec<Value>> {
         let all = self.lab.cluster.list("/api/v1/persistentvolumes").context(|| "its volumes".to_owned())?;

@@ -13,6 +13,7 @@ mod installed;
 mod mover;
 mod oracle;
 mod pool;
+mod room;
 mod run;
 mod show;
 mod watch;

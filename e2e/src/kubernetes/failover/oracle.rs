@@ -1,10 +1,10 @@
 //! What must hold of one workload after a failover. Each check can be seen to fail: controls.rs.
 
 use super::pool;
+use super::room::Room;
 use super::watch::{Seen, Subject};
 use super::workload::Ack;
 use crate::failure::{Failure, Result};
-use crate::kubernetes::space::Space;
 use serde_json::{Value, json};
 
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ pub(super) struct Verdict {
 }
 
 /// After the node that failed has gone on again for a while.
-pub(super) fn judge(space: &Space, subject: &Subject, seen: &Seen) -> Result<Verdict> {
+pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verdict> {
     let mut verdict = Verdict::default();
     let starts = subject.workload.starts()?;
     let acks = subject.workload.acks()?;
@@ -63,7 +63,7 @@ pub(super) fn judge(space: &Space, subject: &Subject, seen: &Seen) -> Result<Ver
 }
 
 /// Looks for every ack of the ledger on the volume, in the pod that has it now.
-pub(super) fn verify(space: &Space, subject: &Subject, ledger: &str) -> Result<Value> {
+pub(super) fn verify(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
     let uid = &subject.old.uid;
     let starts = subject.workload.starts()?;
     let pod = starts.iter().rev().find(|start| start.uid != *uid).ok_or("it has no other pod")?;

@@ -7,13 +7,14 @@ use super::installed;
 use super::mover::{Mover, has_taint};
 use super::oracle::{self, Verdict};
 use super::pool;
+use super::room::{Room, pool_of};
 use super::watch::{Moments, Seen, Subject, watch};
 use super::workload::{Access, Kind, Workload};
 use crate::failure::{Context, Result, ensure};
 use crate::kubernetes::Lab;
 use crate::kubernetes::cluster::has_condition;
 use crate::kubernetes::node::Node;
-use crate::kubernetes::space::{LIMIT, Space};
+use crate::kubernetes::space::LIMIT;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,7 +33,7 @@ pub(super) struct Plan<'a> {
     pub(super) inspect: Option<&'a Inspect<'a>>,
 }
 
-pub(super) type Inspect<'a> = dyn Fn(&Space, &Subject) -> Result<()> + Sync + 'a;
+pub(super) type Inspect<'a> = dyn Fn(&Room, &Subject) -> Result<()> + Sync + 'a;
 
 /// What became of one workload.
 pub(super) struct Outcome {
@@ -66,17 +67,17 @@ fn pause_ms(writers: u32) -> u64 {
 impl Plan<'_> {
     pub(super) fn run(&self) -> Result<Outcomes> {
         installed::wait_ready(self.lab)?;
-        let space = Space::open(self.lab, &format!("failover-{}", self.number))?;
+        let space = Room::open(self.lab, &format!("failover-{}", self.number))?;
         let ran = self.run_in(&space);
         match &ran {
             // What a run that failed leaves would stand in the way of the next one.
             Err(_) => space.abandon(),
-            Ok(_) => remove(space).context(|| "removing everything".to_owned())?,
+            Ok(_) => space.close().context(|| "removing everything".to_owned())?,
         }
         ran
     }
 
-    fn run_in(&self, space: &Space) -> Result<Outcomes> {
+    fn run_in(&self, space: &Room) -> Result<Outcomes> {
         let victims = victims(self.lab, self.mover, self.number, self.fault.victims())?;
         let subjects = self.subjects(space, &victims)?;
         std::thread::sleep(WRITING);
@@ -126,7 +127,7 @@ impl Plan<'_> {
     }
 
     /// One workload of each kind, on one node, or with two nodes on one each. Which of them has a raw volume takes turns.
-    fn subjects(&self, space: &Space, victims: &[&Node]) -> Result<Vec<Subject>> {
+    fn subjects(&self, space: &Room, victims: &[&Node]) -> Result<Vec<Subject>> {
         let accesses = if self.number % 2 == 0 { [Access::Ext4, Access::Block] } else { [Access::Block, Access::Ext4] };
         let mut started = Vec::new();
         for (index, (kind, access)) in Kind::ALL.into_iter().zip(accesses).enumerate() {
@@ -144,7 +145,7 @@ impl Plan<'_> {
         Ok(subjects)
     }
 
-    fn outcome(&self, space: &Space, subject: &Subject, seen: &Seen) -> Result<Outcome> {
+    fn outcome(&self, space: &Room, subject: &Subject, seen: &Seen) -> Result<Outcome> {
         let verdict = oracle::judge(space, subject, seen)?;
         Ok(Outcome {
             kind: subject.workload.kind,
@@ -164,7 +165,7 @@ impl Plan<'_> {
             if has_taint(&object) || !has_condition(&object, "Ready") {
                 return Ok(Err(format!("{} {}", object["spec"]["taints"], object["status"]["conditions"])));
             }
-            if pool::is_fenced(&self.lab.place.pool(), &node.name)? {
+            if pool::is_fenced(&pool_of(self.lab), &node.name)? {
                 return Ok(Err("it is fenced".to_owned()));
             }
             for subject in subjects.iter().filter(|subject| subject.old.node == node.name) {
@@ -238,21 +239,6 @@ pub(super) fn victims(lab: &Lab, mover: Mover, number: usize, wanted: usize) -> 
     let running: Vec<&Node> = running.collect();
     ensure(running.len() > wanted, || format!("{} nodes are too few for {wanted} to fail", running.len()))?;
     Ok((0..wanted).filter_map(|at| running.get((number + at) % running.len()).copied()).collect())
-}
-
-/// The workloads first: a volume that is deleted while it is attached is tried again only seconds later.
-pub(super) fn remove(space: Space) -> Result<()> {
-    let cluster = &space.lab.cluster;
-    for kind in ["statefulsets", "deployments"] {
-        cluster.delete(&format!("/apis/apps/v1/namespaces/{}/{kind}", space.name))?;
-    }
-    let volumes: Vec<Value> = space.volumes()?.iter().map(|volume| volume["metadata"]["name"].clone()).collect();
-    space.look("its volumes detached", || {
-        let mut left = cluster.list("/apis/storage.k8s.io/v1/volumeattachments")?;
-        left.retain(|one| volumes.contains(&one["spec"]["source"]["persistentVolumeName"]));
-        Ok(if left.is_empty() { Ok(()) } else { Err(format!("{} attachments", left.len())) })
-    })?;
-    space.close()
 }
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {

@@ -4,7 +4,8 @@
 use super::fault::Fault;
 use super::mover::{Mover, has_taint};
 use super::pool;
-use super::run::{remove, victims};
+use super::room::{Room, pool_of};
+use super::run::victims;
 use super::watch::Subject;
 use super::workload::{Access, Kind, Workload};
 use super::{Failovers, installed, oracle};
@@ -13,7 +14,6 @@ use crate::failure::{Failure, Result, ensure};
 use crate::kubernetes::Lab;
 use crate::kubernetes::cluster::has_condition;
 use crate::kubernetes::node::Node;
-use crate::kubernetes::space::Space;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,7 @@ const CLEAR_LINE: &str = "\x1b[K";
 
 pub(super) fn show(failovers: &Failovers) -> Result<()> {
     let lab = failovers.lab;
-    let space = Space::open(lab, "show")?;
+    let space = Room::open(lab, "show")?;
     let victims = victims(lab, failovers.mover, 0, 1)?;
     let node = *victims.first().ok_or("there is no node")?;
     let workload =
@@ -61,12 +61,12 @@ pub(super) fn show(failovers: &Failovers) -> Result<()> {
     });
     let _ = screen.draw();
     played?;
-    remove(space)
+    space.close()
 }
 
 fn play(
     failovers: &Failovers,
-    space: &Space,
+    space: &Room,
     subject: &Subject,
     screen: &Screen,
     node: &Node,
@@ -201,7 +201,7 @@ impl<'a> Screen<'a> {
             if has_taint(&object) {
                 words.push("out of service");
             }
-            if pool::is_fenced(&self.lab.place.pool(), &node.name).unwrap_or(false) {
+            if pool::is_fenced(&pool_of(self.lab), &node.name).unwrap_or(false) {
                 words.push("fenced");
             }
             all.push((node.name.clone(), words.join(", ")));

@@ -4,10 +4,10 @@
 use super::clock::now_ns;
 use super::mover::has_taint;
 use super::pool::{self, Images};
+use super::room::{Room, pool_of};
 use super::workload::{Ack, Start, Workload};
 use crate::failure::Result;
 use crate::kubernetes::Lab;
-use crate::kubernetes::space::Space;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -111,12 +111,12 @@ impl Seen {
 
 impl Subject {
     /// Waits until it writes.
-    pub(super) fn of(space: &Space, workload: Workload) -> Result<Self> {
+    pub(super) fn of(space: &Room, workload: Workload) -> Result<Self> {
         let old = workload.wait_writing(space)?;
         let volume = space.wait_bound(&workload.claim_name())?;
         let object = space.lab.cluster.get(&format!("/api/v1/persistentvolumes/{volume}"))?;
         let id = object["spec"]["csi"]["volumeHandle"].as_str().ok_or("a volume without a handle")?;
-        let directory = space.lab.place.pool().join("volumes").join(id);
+        let directory = pool_of(space.lab).join("volumes").join(id);
         let states = pool::states(&directory)?;
         let held = states.last().and_then(|state| state.holder.clone()).ok_or("a volume in use has no holder")?;
         Ok(Self { workload, old, volume, directory, epoch: held.epoch })

@@ -1,11 +1,12 @@
 //! What writes in the cluster, and who keeps its ledger outside of it: a StatefulSet or a Deployment of one pod.
 
 use super::clock::now_ns;
+use super::room::Room;
 use crate::failure::{Context, Result, ensure};
 use crate::kubernetes::network;
 use crate::kubernetes::place::Place;
 use crate::kubernetes::process::{Daemon, wait_until};
-use crate::kubernetes::space::{Space, claim};
+use crate::kubernetes::space::claim;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -94,7 +95,7 @@ impl Access {
 impl Workload {
     /// Starts the recorder, the claim and the pod, which is to run on `node` first; afterwards wherever it may.
     pub(super) fn start(
-        space: &Space,
+        space: &Room,
         hawser: &Path,
         kind: Kind,
         access: Access,
@@ -154,7 +155,7 @@ impl Workload {
     }
 
     /// Waits until the writer has written a while; its start.
-    pub(super) fn wait_writing(&self, space: &Space) -> Result<Start> {
+    pub(super) fn wait_writing(&self, space: &Room) -> Result<Start> {
         let least = 4 * self.writers as usize;
         space.look(&format!("acks of the {}", self.kind.name()), || {
             let starts = self.starts()?;
