@@ -26,7 +26,8 @@ impl History {
     /// What it says of the time since `from_ns`. Empty where no supervisor keeps one.
     pub(super) fn since(lab: &Lab, from_ns: u64) -> Result<Self> {
         let kept = installed::history(lab)?;
-        let mut history = parse(kept["history"].as_str().unwrap_or_default(), kept["status"].as_str().unwrap_or_default())?;
+        let mut history =
+            parse(kept["history"].as_str().unwrap_or_default(), kept["status"].as_str().unwrap_or_default())?;
         history.stages.retain(|stage| stage.at_ns >= from_ns);
         Ok(history)
     }

@@ -45,9 +45,8 @@ fn controllers(lab: &Lab) -> Result<Vec<Value>> {
 /// Runs hawser's command line in the node pod of a node that is not one of `dead`.
 pub(super) fn hawser(lab: &Lab, dead: &[&str], arguments: &[&str]) -> Result<String> {
     let pods = lab.cluster.list(PODS)?;
-    let lives = |pod: &&Value| {
-        name_of(pod).contains("-node-") && has_condition(pod, "Ready") && !dead.contains(&node_of(pod))
-    };
+    let lives =
+        |pod: &&Value| name_of(pod).contains("-node-") && has_condition(pod, "Ready") && !dead.contains(&node_of(pod));
     let pod = pods.iter().find(lives).ok_or("no node pod lives")?;
     let exec = ["--namespace", NAMESPACE, "exec", name_of(pod), "--container", "hawser", "--", "/hawser"];
     lab.cluster.kubectl(&[&exec[..], arguments].concat(), None)
@@ -73,7 +72,8 @@ pub(super) fn set_environment(lab: &Lab, setting: &str) -> Result<()> {
 /// Whether hawser's pods are all ready and each running node has its driver.
 fn unready(lab: &Lab) -> Result<Option<String>> {
     let pods = lab.cluster.list(PODS)?;
-    let waits = pods.iter().filter(|pod| !has_condition(pod, "Ready") || !pod["metadata"]["deletionTimestamp"].is_null());
+    let waits =
+        pods.iter().filter(|pod| !has_condition(pod, "Ready") || !pod["metadata"]["deletionTimestamp"].is_null());
     let waits: Vec<&str> = waits.map(name_of).collect();
     if !waits.is_empty() {
         return Ok(Some(format!("not ready: {}", waits.join(", "))));

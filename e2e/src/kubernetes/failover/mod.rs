@@ -77,13 +77,15 @@ pub(super) fn all(report: &Report, lab: &Lab) {
 /// Does what was asked for in place of the scenarios, if anything.
 pub(super) fn instead(report: &Report, lab: &Lab, arguments: &FailoverArguments) -> bool {
     if arguments.show {
-        if let Err(failure) = Failovers::with_nodes_as_they_are(lab, arguments.by_hand).and_then(|all| show::show(&all)) {
+        if let Err(failure) = Failovers::with_nodes_as_they_are(lab, arguments.by_hand).and_then(|all| show::show(&all))
+        {
             report.failed("show", &failure.to_string());
         }
         return true;
     }
     let Some(runs) = arguments.bench_failover else { return false };
-    if let Err(failure) = Failovers::prepare(lab, arguments.by_hand).and_then(|all| all.bench(report, arguments, runs)) {
+    if let Err(failure) = Failovers::prepare(lab, arguments.by_hand).and_then(|all| all.bench(report, arguments, runs))
+    {
         report.failed("bench-failover", &failure.to_string());
     }
     true

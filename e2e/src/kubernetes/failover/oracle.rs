@@ -29,8 +29,7 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verd
     let starts = subject.workload.starts()?;
     let acks = subject.workload.acks()?;
     verdict.acked = acks.len();
-    let old: Vec<u64> =
-        starts.iter().filter(|start| start.uid == subject.old.uid).map(|start| start.epoch).collect();
+    let old: Vec<u64> = starts.iter().filter(|start| start.uid == subject.old.uid).map(|start| start.epoch).collect();
     if let Some(fence_ns) = seen.moments.fenced {
         (verdict.in_flight, verdict.late) = after_fence(&acks, &old, fence_ns);
         if verdict.late > 0 {
@@ -70,8 +69,24 @@ pub(super) fn verify(space: &Room, subject: &Subject, ledger: &str) -> Result<Va
     let nonce = subject.workload.nonce.to_string();
     let at_least = (4 * subject.workload.writers).to_string();
     let verify = [
-        "--namespace", &space.name, "exec", "--stdin", &pod.pod, "--", "/hawser", "workload", "verify", "--json",
-        "--target", subject.workload.access.target(), "--ledger", "/dev/stdin", "--nonce", &nonce, "--at-least", &at_least,
+        "--namespace",
+        &space.name,
+        "exec",
+        "--stdin",
+        &pod.pod,
+        "--",
+        "/hawser",
+        "workload",
+        "verify",
+        "--json",
+        "--target",
+        subject.workload.access.target(),
+        "--ledger",
+        "/dev/stdin",
+        "--nonce",
+        &nonce,
+        "--at-least",
+        &at_least,
     ];
     let said = space.lab.cluster.kubectl(&verify, Some(ledger))?;
     let findings: Value = serde_json::from_str(&said).map_err(|error| format!("{said:?}: {error}"))?;

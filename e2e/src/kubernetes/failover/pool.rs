@@ -145,7 +145,8 @@ fn blocks(file: &File, nonce: Uuid, is_wanted: impl Fn(u64) -> bool) -> Result<B
     // ENXIO: there is no more data.
     while let Ok(data) = lseek(file, at, Whence::SeekData) {
         let hole = lseek(file, data, Whence::SeekHole).map_err(|errno| errno.to_string())?;
-        let (mut position, end) = (u64::try_from(data).unwrap_or(0) & !(BLOCK as u64 - 1), u64::try_from(hole).unwrap_or(0));
+        let (mut position, end) =
+            (u64::try_from(data).unwrap_or(0) & !(BLOCK as u64 - 1), u64::try_from(hole).unwrap_or(0));
         while position < end {
             let wanted = buffer.len().min(usize::try_from(end - position).unwrap_or(usize::MAX));
             let read = file.read_at(&mut buffer[..wanted], position)?;

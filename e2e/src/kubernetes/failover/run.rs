@@ -114,12 +114,11 @@ impl Plan<'_> {
         let is_moved = each.iter().all(|outcome| outcome.moments.first.is_some());
         for node in &victims {
             // Where nothing was fenced the old holders still hold their volumes, and their workloads end with the run.
-            let returned = if is_moved {
-                self.ensure_returned(node, &subjects)
-            } else {
-                self.mover.readmit(self.lab, &node.name)
-            };
-            each.iter_mut().filter(|one| one.from == node.name).for_each(|one| one.verdict.note("return", returned.clone()));
+            let returned =
+                if is_moved { self.ensure_returned(node, &subjects) } else { self.mover.readmit(self.lab, &node.name) };
+            each.iter_mut()
+                .filter(|one| one.from == node.name)
+                .for_each(|one| one.verdict.note("return", returned.clone()));
         }
         let returned_ms = (now_ns()? - mended_ns) / 1_000_000;
         let history = History { refusals, ..History::since(self.lab, fault_ns)? };
@@ -128,18 +127,24 @@ impl Plan<'_> {
 
     /// One workload of each kind, on one node, or with two nodes on one each. Which of them has a raw volume takes turns.
     fn subjects(&self, space: &Room, victims: &[&Node]) -> Result<Vec<Subject>> {
-        let accesses = if self.number % 2 == 0 { [Access::Ext4, Access::Block] } else { [Access::Block, Access::Ext4] };
+        let accesses =
+            if self.number.is_multiple_of(2) { [Access::Ext4, Access::Block] } else { [Access::Block, Access::Ext4] };
         let mut started = Vec::new();
         for (index, (kind, access)) in Kind::ALL.into_iter().zip(accesses).enumerate() {
             let node = victims.get(index % victims.len()).ok_or("no node is to fail")?;
             let hawser = &self.lab.hawser;
-            started.push((Workload::start(space, hawser, kind, access, self.writers, pause_ms(self.writers), &node.name)?, node));
+            started.push((
+                Workload::start(space, hawser, kind, access, self.writers, pause_ms(self.writers), &node.name)?,
+                node,
+            ));
         }
         let mut subjects = Vec::new();
         for (workload, node) in started {
             let subject = Subject::of(space, workload)?;
             let placed = &subject.old.node;
-            ensure(*placed == node.name, || format!("{} was placed on {placed}, not on {}", subject.old.pod, node.name))?;
+            ensure(*placed == node.name, || {
+                format!("{} was placed on {placed}, not on {}", subject.old.pod, node.name)
+            })?;
             subjects.push(subject);
         }
         Ok(subjects)

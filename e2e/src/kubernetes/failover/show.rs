@@ -64,13 +64,7 @@ pub(super) fn show(failovers: &Failovers) -> Result<()> {
     space.close()
 }
 
-fn play(
-    failovers: &Failovers,
-    space: &Room,
-    subject: &Subject,
-    screen: &Screen,
-    node: &Node,
-) -> Result<()> {
+fn play(failovers: &Failovers, space: &Room, subject: &Subject, screen: &Screen, node: &Node) -> Result<()> {
     let mover = failovers.mover;
     screen.say(&format!("{} writes on {}; each write is on the disk before it counts", subject.old.pod, node.name));
     pause(BEFORE)?;

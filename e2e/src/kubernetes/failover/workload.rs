@@ -104,11 +104,25 @@ impl Workload {
         node: &str,
     ) -> Result<Self> {
         let nonce = Uuid::new_v4();
-        let (ledger, address, recorder) = record(&space.lab.place, hawser, nonce, &format!("{}-{}", space.name, kind.name()))?;
+        let (ledger, address, recorder) =
+            record(&space.lab.place, hawser, nonce, &format!("{}-{}", space.name, kind.name()))?;
         let arguments = [
-            "workload", "write", "--target", access.target(), "--recorder", &address, "--nonce", &nonce.to_string(),
-            "--name", "$(POD)/$(UID)/$(NODE)", "--writers", &writers.to_string(), "--pause-ms", &pause_ms.to_string(),
-            "--slots", SLOTS,
+            "workload",
+            "write",
+            "--target",
+            access.target(),
+            "--recorder",
+            &address,
+            "--nonce",
+            &nonce.to_string(),
+            "--name",
+            "$(POD)/$(UID)/$(NODE)",
+            "--writers",
+            &writers.to_string(),
+            "--pause-ms",
+            &pause_ms.to_string(),
+            "--slots",
+            SLOTS,
         ];
         let mut claim = claim(CLAIM, "hawser", "ReadWriteOnce", SIZE);
         if access == Access::Block {
@@ -148,7 +162,10 @@ impl Workload {
                         "template": {"metadata": {"labels": labels}, "spec": spec},
                     },
                 });
-                space.lab.cluster.create(&format!("/apis/apps/v1/namespaces/{}/deployments", space.name), &deployment)?;
+                space
+                    .lab
+                    .cluster
+                    .create(&format!("/apis/apps/v1/namespaces/{}/deployments", space.name), &deployment)?;
             }
         }
         Ok(workload)
@@ -289,8 +306,7 @@ mod tests {
     #[test]
     fn lines_of_the_recorder() {
         let line = r#"{"epoch":2,"name":"db-0/1-2/node-3","at_ns":5}"#;
-        let wanted =
-            Start { epoch: 2, pod: "db-0".into(), uid: "1-2".into(), node: "node-3".into(), at_ns: 5 };
+        let wanted = Start { epoch: 2, pod: "db-0".into(), uid: "1-2".into(), node: "node-3".into(), at_ns: 5 };
         assert_eq!(start(line).unwrap(), wanted);
         assert!(start(r#"{"epoch":2,"name":"db-0","at_ns":5}"#).is_err());
         let line = r#"{"nonce":"x","epoch":1,"writer":7,"seq":1,"slot":1,"checksum":"","begin_ns":3,"end_ns":4}"#;

@@ -44,7 +44,11 @@ fn key(sample: &Sample) -> (&str, &str, &str, &str) {
 
 fn cells(group: &[&Sample], all: &[Sample]) -> Vec<String> {
     let (fault, workload, mover, frequency) = key(group[0]);
-    let mover = if frequency == "1s" || frequency.is_empty() { mover.to_owned() } else { format!("{mover}, status {frequency}") };
+    let mover = if frequency == "1s" || frequency.is_empty() {
+        mover.to_owned()
+    } else {
+        format!("{mover}, status {frequency}")
+    };
     let totals = sorted(group.iter().filter_map(|sample| moved_ms(sample)));
     let mut cells = vec![fault.to_owned(), workload.to_owned(), mover, group.len().to_string()];
     cells.extend(SHARES.map(|(_, share)| seconds(quantile(&totals, share))));
