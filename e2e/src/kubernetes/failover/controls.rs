@@ -10,8 +10,6 @@ use crate::report::Report;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Makes fences that only say so. Never set outside of tests.
-const NO_FENCE: &str = "HAWSER_TEST_NO_FENCE";
 /// Without a fence nobody gets the volume, however long one waits; a failover by hand takes a third of this.
 const NEVER: Duration = Duration::from_secs(10);
 
@@ -24,14 +22,14 @@ pub(super) fn all(report: &Report, failovers: &Failovers) {
 fn without_fence(failovers: &Failovers) -> Result<()> {
     let has_switch = failovers.mover == Mover::Supervisor;
     let (mover, limit) = if has_switch {
-        installed::set_environment(failovers.lab, &format!("{NO_FENCE}=1"))?;
+        installed::set_fences(failovers.lab, false)?;
         (Mover::Supervisor, super::LIMIT)
     } else {
         (Mover::ByHandWithoutFence, NEVER)
     };
     let ran = failovers.run(Fault::ControlCut, mover, FREQUENCIES[0], limit);
     if has_switch {
-        installed::set_environment(failovers.lab, &format!("{NO_FENCE}-"))?;
+        installed::set_fences(failovers.lab, true)?;
     }
     for outcome in ran?.each {
         let verdict = &outcome.verdict;

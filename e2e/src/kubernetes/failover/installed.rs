@@ -6,8 +6,11 @@ use crate::kubernetes::cluster::has_condition;
 use crate::kubernetes::space::{LIMIT, name_of};
 use serde_json::Value;
 
-pub(super) const NAMESPACE: &str = "hawser";
-pub(super) const CONTROLLER: &str = "hawser-controller";
+const NAMESPACE: &str = "hawser";
+const CONTROLLER: &str = "hawser-controller";
+const NODE: &str = "hawser-node";
+/// The switch, and the consent that it asks for.
+const NO_FENCE: [&str; 2] = ["HAWSER_TEST_NO_FENCE", "HAWSER_THIS_IS_A_TEST"];
 const PODS: &str = "/api/v1/namespaces/hawser/pods";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/hawser/leases/hawser-supervisor";
 const HISTORY: &str = "/api/v1/namespaces/hawser/configmaps/hawser-failover";
@@ -55,17 +58,22 @@ pub(super) fn hawser(lab: &Lab, dead: &[&str], arguments: &[&str]) -> Result<Str
 /// Switches the supervisor off, or on again.
 pub(super) fn set_supervisor(lab: &Lab, is_on: bool) -> Result<()> {
     if has_supervisor(lab)? {
-        set_environment(lab, &format!("HAWSER_FAILOVER_ENABLED={is_on}"))?;
+        set_environment(lab, &format!("deployment/{CONTROLLER}"), &[&format!("HAWSER_FAILOVER_ENABLED={is_on}")])?;
     }
     Ok(())
 }
 
-/// Sets a variable of the controllers, or with `NAME-` removes it, and waits until they run with it.
-pub(super) fn set_environment(lab: &Lab, setting: &str) -> Result<()> {
-    let deployment = format!("deployment/{CONTROLLER}");
-    let set = ["--namespace", NAMESPACE, "set", "env", &deployment, "--containers=hawser", setting];
-    lab.cluster.kubectl(&set, None)?;
-    let rolled = ["--namespace", NAMESPACE, "rollout", "status", &deployment, "--timeout=120s"];
+/// Makes fences that only say so, or real ones again. They are carried out where the pool is: on the nodes.
+pub(super) fn set_fences(lab: &Lab, are_real: bool) -> Result<()> {
+    let settings = NO_FENCE.map(|name| if are_real { format!("{name}-") } else { format!("{name}=yes") });
+    set_environment(lab, &format!("daemonset/{NODE}"), &settings.each_ref().map(String::as_str))
+}
+
+/// Sets variables of hawser's container, or with `NAME-` removes them, and waits until all pods have them.
+fn set_environment(lab: &Lab, of: &str, settings: &[&str]) -> Result<()> {
+    let set = ["--namespace", NAMESPACE, "set", "env", of, "--containers=hawser"];
+    lab.cluster.kubectl(&[&set[..], settings].concat(), None)?;
+    let rolled = ["--namespace", NAMESPACE, "rollout", "status", of, "--timeout=180s"];
     lab.cluster.kubectl(&rolled, None).map(drop)
 }
 
