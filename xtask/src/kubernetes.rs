@@ -32,6 +32,9 @@ struct KubernetesArguments {
     /// Leaves the cluster up, after the scenarios, until this is interrupted.
     #[arg(long)]
     keep: bool,
+    /// Shows one failover on the terminal, in place of the scenarios.
+    #[arg(long, conflicts_with = "filter")]
+    show: bool,
     /// Takes `hawser` and `e2e` from this directory instead of building them.
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
@@ -76,26 +79,18 @@ pub(crate) fn end_to_end(arguments: &EndToEndArguments) -> Result<bool, String> 
     let Suite::Kubernetes(arguments) = &arguments.suite;
     let workspace = Workspace::load()?;
     let mut log = Log::create(&workspace.log_directory(), "kubernetes")?;
-    if !install::is_root() {
-        return Err("namespaces, mounts and loop devices need root".to_owned());
-    }
-    install_packages(&mut log)?;
-    let tools = tools(&workspace, &mut log)?;
-    let binaries = match &arguments.binaries {
-        Some(directory) => Binaries::in_directory(directory)?,
-        None => Binaries::build(&workspace, &mut log)?,
-    };
-    let mut command = Command::new(&binaries.e2e);
-    command.arg("--hawser").arg(&binaries.hawser).arg("kubernetes");
-    for directory in &tools {
-        command.arg("--tools").arg(directory);
-    }
-    command.arg("--logs").arg(workspace.log_directory().join("kubernetes"));
+    let lab = Lab { binaries: arguments.binaries.clone(), logs: "kubernetes" };
+    let mut command = lab.command(&workspace, &mut log)?;
     if let Some(filter) = &arguments.filter {
         command.arg("--filter").arg(filter);
     }
     if arguments.keep {
         command.arg("--keep");
+    }
+    if arguments.show {
+        // It draws, so it has the terminal for itself.
+        let status = command.arg("--show").status().map_err(|error| format!("cannot start the lab: {error}"))?;
+        return Ok(status.success());
     }
     let mut counts = Counts::default();
     let deadline = if arguments.keep { Duration::from_secs(u64::from(u32::MAX)) } else { RUN_DEADLINE };
@@ -113,6 +108,41 @@ pub(crate) fn end_to_end(arguments: &EndToEndArguments) -> Result<bool, String> 
         println!("log: {}, and those of all components beside it in kubernetes/", log.path.display());
     }
     Ok(counts.failures.is_empty())
+}
+
+/// What `e2e kubernetes` needs.
+pub(crate) struct Lab {
+    /// Where `hawser` and `e2e` are; else they are built.
+    pub(crate) binaries: Option<PathBuf>,
+    /// The directory of the components' logs, below that of xtask.
+    pub(crate) logs: &'static str,
+}
+
+impl Lab {
+    /// The command, with everything that it needs installed and built.
+    pub(crate) fn command(&self, workspace: &Workspace, log: &mut Log) -> Result<Command, String> {
+        if !install::is_root() {
+            return Err("namespaces, mounts and loop devices need root".to_owned());
+        }
+        install_packages(log)?;
+        let tools = tools(workspace, log)?;
+        let binaries = match &self.binaries {
+            Some(directory) => Binaries::in_directory(directory)?,
+            None => Binaries::build(workspace, log)?,
+        };
+        let mut command = Command::new(&binaries.e2e);
+        command.arg("--hawser").arg(&binaries.hawser).arg("kubernetes");
+        for directory in &tools {
+            command.arg("--tools").arg(directory);
+        }
+        command.arg("--logs").arg(workspace.log_directory().join(self.logs));
+        Ok(command)
+    }
+}
+
+/// A line of the lab's that says how far it is, or what failed.
+pub(crate) fn is_for_people(line: &str) -> bool {
+    ["time: ", "ok ", "FAILED ", "in a run: ", "failovers: "].iter().any(|beginning| line.starts_with(beginning))
 }
 
 fn install_packages(log: &mut Log) -> Result<(), String> {

@@ -27,6 +27,24 @@ impl Ack {
     }
 }
 
+/// A writer asks for an epoch: the nonce of its run, and who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRequest {
+    pub start: Uuid,
+    pub name: String,
+}
+
+/// A line of `<ledger>.starts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    pub epoch: u64,
+    pub name: String,
+    /// CLOCK_MONOTONIC.
+    pub at_ns: u64,
+}
+
 /// CLOCK_MONOTONIC, which all processes of a machine share, in nanoseconds.
 pub fn now_ns() -> u64 {
     use nix::time::{ClockId, clock_gettime};

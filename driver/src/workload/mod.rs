@@ -1,12 +1,14 @@
 //! Writers and checkers for the demo and the tests: what proves that no acknowledged write is lost, and that none comes
 //! after a fence. File systems that check clean prove neither.
 
+mod address;
 mod block;
 mod ledger;
 mod recorder;
 mod verify;
 mod write;
 
+pub use address::RecorderAddress;
 pub use ledger::now_ns;
 pub use recorder::Recorder;
 pub use verify::{VerifyArgs, verify};
@@ -27,12 +29,19 @@ pub enum WorkloadCommand {
     /// Compare a volume with the ledger of acknowledged records
     Verify(VerifyArgs),
     /// Take reports of writers on a socket and keep them in a ledger, until SIGTERM or SIGINT
-    Record {
-        #[arg(long)]
-        socket: PathBuf,
-        #[arg(long)]
-        ledger: PathBuf,
-    },
+    Record(RecordArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// Where writers report: tcp:ADDRESS:PORT or the path of a unix socket
+    #[arg(long, value_name = "WHERE")]
+    pub socket: RecorderAddress,
+    #[arg(long)]
+    pub ledger: PathBuf,
+    /// Gives out epochs to writers of this run that have none, and keeps who got which in <LEDGER>.starts
+    #[arg(long)]
+    pub nonce: Option<Uuid>,
 }
 
 #[derive(Debug, Args)]
@@ -40,16 +49,23 @@ pub struct WriteArgs {
     /// A directory (the records go to the file records-<epoch> in it) or a block device
     #[arg(long)]
     pub target: PathBuf,
-    /// The recorder's socket
-    #[arg(long)]
-    pub recorder: PathBuf,
+    /// The recorder: tcp:ADDRESS:PORT or the path of its unix socket
+    #[arg(long, value_name = "WHERE")]
+    pub recorder: RecorderAddress,
     /// Names the run; a ledger of another run is refused
     #[arg(long)]
     pub nonce: Uuid,
+    /// Each start of a writer has one of its own [default: the recorder gives the next one]
     #[arg(long)]
-    pub epoch: u64,
+    pub epoch: Option<u64>,
+    /// Who asks for an epoch, as the recorder keeps it
+    #[arg(long, default_value = "")]
+    pub name: String,
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub writers: u32,
+    /// Rest of each writer after a record, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    pub pause_ms: u64,
     /// Room for records, 4 KiB each, used in a ring
     #[arg(long, default_value_t = 8192)]
     pub slots: u64,
@@ -83,8 +99,8 @@ pub fn run(command: WorkloadCommand, output: Output) -> Result<()> {
                 ))
             }
         }
-        WorkloadCommand::Record { socket, ledger } => {
-            let recorder = Recorder::start(&socket, &ledger)?;
+        WorkloadCommand::Record(args) => {
+            let recorder = Recorder::start_for(&args.socket, &args.ledger, args.nonce)?;
             recorder.until_signal()?;
             output.print(&json!({"acks": recorder.count(None)}), &format!("{} acks", recorder.count(None)));
             Ok(())

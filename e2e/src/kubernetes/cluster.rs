@@ -76,6 +76,14 @@ impl Cluster {
         self.delete_with(path, json!({"gracePeriodSeconds": 0}))
     }
 
+    /// A pod without waiting for its node, and not another one of its name.
+    pub(super) fn delete_this_at_once(&self, path: &str, uid: &str) -> Result<()> {
+        let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
+        let answer = http::request(&self.socket, "DELETE", path, Some(("application/json", &options)))?;
+        // A conflict: the other one is there already.
+        if [404, 409].contains(&answer.status) { Ok(()) } else { done("DELETE", path, answer).map(drop) }
+    }
+
     fn delete_with(&self, path: &str, options: Value) -> Result<()> {
         let answer = http::request(&self.socket, "DELETE", path, Some(("application/json", &options)))?;
         if answer.status == 404 { Ok(()) } else { done("DELETE", path, answer).map(drop) }

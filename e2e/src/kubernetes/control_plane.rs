@@ -3,7 +3,7 @@
 use super::credentials::Credentials;
 use super::place::Place;
 use super::process::{Daemon, wait_until};
-use super::{NODES, Tools, network};
+use super::{NODES, SPARE_NODES, Tools, network};
 use crate::failure::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +23,7 @@ impl ControlPlane {
     /// The API server answers when this returns.
     pub(super) fn start(place: &Place, tools: &Tools) -> Result<Self> {
         let directory = place.directory("control")?;
-        let credentials = Credentials::create(&directory, &NODES)?;
+        let credentials = Credentials::create(&directory, &[&NODES[..], &SPARE_NODES].concat())?;
         let logs = place.logs();
         let etcd = Daemon::start("etcd", etcd(&directory), logs)?;
         let mut server = Daemon::start("kube-apiserver", api_server(tools, &directory, &credentials)?, logs)?;

@@ -66,8 +66,8 @@ pub(super) fn prepare(place: &Place, tools: &Tools, hawser: &Path) -> Result<()>
 }
 
 /// The state of a containerd that has all images.
-pub(super) fn clone_into(place: &Place, directory: &Path) -> Result<()> {
-    let made = place.root().join("nodes/images/containerd");
+pub(super) fn clone_into(place: &Path, directory: &Path) -> Result<()> {
+    let made = place.join("nodes/images/containerd");
     program("cp", &["--archive", "--reflink=always", &made.to_string_lossy(), &directory.to_string_lossy()]).map(drop)
 }
 

@@ -9,6 +9,7 @@ mod cluster;
 mod control_plane;
 mod credentials;
 mod driver;
+mod failover;
 mod http;
 mod images;
 mod network;
@@ -43,9 +44,13 @@ pub(crate) struct Arguments {
     /// Leaves the cluster up, after the scenarios, until this is interrupted.
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    failover: failover::FailoverArguments,
 }
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+/// Started for failovers of two nodes at once, where most of the nodes must still be seen.
+const SPARE_NODES: [&str; 2] = ["node-4", "node-5"];
 
 /// Names the lab's directory to the process inside.
 const PLACE: &str = "E2E_KUBERNETES";
@@ -108,6 +113,7 @@ fn wait(child: &mut Child, place: &Place) -> Result<ExitCode> {
                 let _ = inside.map(|id| program("kill", &["-TERM", &id.to_string()]));
                 Instant::now()
             });
+            place.thaw_all();
             if since.elapsed() > STOP_LIMIT {
                 child.kill()?;
             }
@@ -122,7 +128,10 @@ pub(crate) fn suite(report: &Report, hawser: &Path, arguments: &Arguments) -> Re
     let place = Place::inside(std::env::var_os(PLACE).unwrap_or_default().into(), &arguments.logs)?;
     let tools = Tools { directories: arguments.tools.clone() };
     let lab = Lab::start(place, &tools, hawser)?;
-    scenarios::all(report, &lab);
+    if !failover::instead(report, &lab, &arguments.failover) {
+        scenarios::all(report, &lab);
+        failover::all(report, &lab);
+    }
     if arguments.keep {
         lab.explain()?;
         while !is_interrupted() {
@@ -153,7 +162,10 @@ impl Tools {
 struct Lab {
     _snapshot_controller: Daemon,
     cluster: Cluster,
+    /// The spare ones as well, which may not run.
     nodes: Vec<Node>,
+    /// The binary under test.
+    hawser: PathBuf,
     _control_plane: ControlPlane,
     place: Place,
 }
@@ -183,9 +195,19 @@ impl Lab {
         }
         wait_for_nodes(&cluster, &nodes)?;
         step("three nodes ready");
+        for (name, number) in SPARE_NODES.iter().zip(nodes.len() + 1..) {
+            nodes.push(Node::spare(&place, tools, &control_plane, name, number)?);
+        }
         let snapshot_controller = driver::install(&cluster, tools, &place, &control_plane.admin)?;
         step("hawser and the sidecars ready");
-        Ok(Self { _snapshot_controller: snapshot_controller, cluster, nodes, _control_plane: control_plane, place })
+        Ok(Self {
+            _snapshot_controller: snapshot_controller,
+            cluster,
+            nodes,
+            hawser: hawser.to_owned(),
+            _control_plane: control_plane,
+            place,
+        })
     }
 
     /// How to look into the cluster while it is kept.
@@ -201,7 +223,7 @@ impl Lab {
 
     /// What the containers said, beside the logs of the components.
     fn keep_pod_logs(&self) {
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
             let kept = self.place.logs().join(&node.name);
             let _ = program(
                 "cp",

@@ -5,8 +5,8 @@
 use super::control_plane::ControlPlane;
 use super::place::Place;
 use super::process::{Daemon, child_of, wait_until};
-use super::{Tools, images, network};
-use crate::failure::{Context, Result};
+use super::{Tools, images, network, place};
+use crate::failure::{Context, Result, ensure};
 use crate::lab::kernel::program;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,10 @@ pub(super) struct Node {
     directory: PathBuf,
     logs: PathBuf,
     pool: PathBuf,
+    /// Where the images are that it starts with.
+    place: PathBuf,
+    freezer: PathBuf,
+    cgroups: Vec<PathBuf>,
     kubelet: Vec<String>,
     running: Mutex<Option<Running>>,
 }
@@ -28,11 +32,17 @@ pub(super) struct Node {
 struct Running {
     /// The first process of its process namespace; with it all others end.
     init: u32,
-    _daemons: [Daemon; 3],
+    kubelet: Option<Daemon>,
+    _daemons: [Daemon; 2],
 }
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const START_LIMIT: Duration = Duration::from_secs(90);
+/// A process that waits for its disk is frozen once it has it.
+const FREEZE_LIMIT: Duration = Duration::from_secs(20);
+/// A volume is mounted only after the node's status names it, and detached only after it no longer does. The default of
+/// 10 s would be most of the time of every scenario.
+const STATUS_FREQUENCY: &str = "1s";
 
 /// The first process: makes the mounts, then waits for the orphans of containers. Mounts are bound before they are shared,
 /// else what is mounted on one would appear on the other too.
@@ -47,6 +57,9 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 touch "$2/ready"
 while :; do sleep 1000 & wait; done"#;
 
+/// Joins a cgroup before it becomes the program, so that everything it starts is in it.
+const JOIN: &str = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+
 /// As a service manager does. A kubelet ends when it finds its containerd still starting.
 const SUPERVISE: &str = r#"while :; do "$@"; sleep 0.3; done"#;
 
@@ -58,24 +71,41 @@ impl Node {
         name: &str,
         number: usize,
     ) -> Result<Self> {
+        let node = Self::spare(place, tools, control_plane, name, number)?;
+        node.boot()?;
+        Ok(node)
+    }
+
+    /// One that does not run yet.
+    pub(super) fn spare(
+        place: &Place,
+        tools: &Tools,
+        control_plane: &ControlPlane,
+        name: &str,
+        number: usize,
+    ) -> Result<Self> {
         let directory = place.node(name);
-        prepare(place, &directory, number)?;
-        let node = Self {
+        std::fs::create_dir_all(directory.join("lib"))?;
+        Ok(Self {
             name: name.to_owned(),
             number,
             kubelet: kubelet(place, tools, control_plane, name, number, &directory)?,
             directory,
             logs: place.logs().to_owned(),
             pool: place.pool(),
+            place: place.root().to_owned(),
+            freezer: place.freezer(name),
+            cgroups: place.cgroups(name)?,
             running: Mutex::new(None),
-        };
-        node.boot()?;
-        Ok(node)
+        })
     }
 
     /// Starts it, with the state that it had when it was killed.
     pub(super) fn boot(&self) -> Result<()> {
         let name = &self.name;
+        prepare(&self.place, &self.directory, self.number)?;
+        // Kubelet would ask its containerd for each container of an earlier life, for seconds each.
+        self.cgroups.iter().try_for_each(|path| place::empty_cgroup(path))?;
         let ready = self.directory.join("ready");
         let _ = std::fs::remove_file(&ready);
         let namespace = self.namespace()?;
@@ -83,26 +113,118 @@ impl Node {
             Ok(child_of(namespace.id()).filter(|_| ready.exists()).ok_or_else(|| namespace.last_lines()))
         })?;
         network::connect_node(self.number, init).context(|| format!("the network of {name}"))?;
-        let supervise = |program: &str, arguments: &[String]| {
-            let mut supervised = inside(init, "sh");
-            supervised.args(["-c", SUPERVISE, "sh"]).args(arguments);
-            Daemon::start(&format!("{program}-{name}"), supervised, &self.logs)
-        };
         let containerd = ["containerd", "--config", "/var/lib/containerd.toml"].map(str::to_owned);
-        let containerd = supervise("containerd", &containerd)?;
+        let containerd = self.supervise(init, "containerd", &containerd)?;
         wait_until(&format!("{name}'s containerd"), START_LIMIT, || {
             let version = run_inside(init, &["ctr", "--timeout", "5s", "version"]);
             Ok(version.map(drop).map_err(|failure| format!("{failure}; {}", containerd.last_lines())))
         })?;
-        let kubelet = supervise("kubelet", &self.kubelet)?;
-        *self.running() = Some(Running { init, _daemons: [kubelet, containerd, namespace] });
+        let kubelet = Some(self.supervise(init, "kubelet", &self.kubelet)?);
+        *self.running() = Some(Running { init, kubelet, _daemons: [containerd, namespace] });
         Ok(())
+    }
+
+    fn supervise(&self, init: u32, program: &str, arguments: &[String]) -> Result<Daemon> {
+        let mut supervised = inside(init, "sh");
+        supervised.args(["-c", SUPERVISE, "sh"]).args(arguments);
+        Daemon::start(&format!("{program}-{}", self.name), self.join(&supervised), &self.logs)
+    }
+
+    /// The command in the node's cgroup of the freezer, where containers have theirs below it.
+    fn join(&self, command: &Command) -> Command {
+        let mut join = Command::new("sh");
+        join.args(["-c", JOIN]).arg(&self.freezer).arg(command.get_program()).args(command.get_args());
+        join
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running().is_some()
+    }
+
+    /// Stops every process of it, those of containers too, where they are. The kernel still writes what they wrote.
+    pub(super) fn freeze(&self) -> Result<()> {
+        let state = self.freezer.join("freezer.state");
+        std::fs::write(&state, "FROZEN").context(|| format!("freezing {}", self.name))?;
+        wait_until(&format!("{} frozen", self.name), FREEZE_LIMIT, || {
+            let is = std::fs::read_to_string(&state)?;
+            Ok(if is.trim() == "FROZEN" { Ok(()) } else { Err(is) })
+        })
+    }
+
+    pub(super) fn thaw(&self) -> Result<()> {
+        std::fs::write(self.freezer.join("freezer.state"), "THAWED").context(|| format!("thawing {}", self.name))
+    }
+
+    /// Nobody reaches the node's own address any more, nor it anybody. Storage and the clients of its pods go on.
+    pub(super) fn cut(&self) -> Result<()> {
+        network::set_control_link(self.number, false)
+    }
+
+    pub(super) fn heal(&self) -> Result<()> {
+        network::set_control_link(self.number, true)
+    }
+
+    /// Kubelet alone, and what would start it again.
+    pub(super) fn kill_kubelet(&self) -> Result<()> {
+        let pids: Vec<String> = self.processes("/kubelet --config").iter().map(u32::to_string).collect();
+        ensure(!pids.is_empty(), || format!("{} has no kubelet", self.name))?;
+        let mut arguments = vec!["-KILL"];
+        arguments.extend(pids.iter().map(String::as_str));
+        program("kill", &arguments)?;
+        if let Some(running) = self.running().as_mut() {
+            running.kubelet = None;
+        }
+        Ok(())
+    }
+
+    /// Where it does not run.
+    pub(super) fn start_kubelet(&self) -> Result<()> {
+        let mut running = self.running();
+        if let Some(running) = running.as_mut().filter(|running| running.kubelet.is_none()) {
+            running.kubelet = Some(self.supervise(running.init, "kubelet", &self.kubelet)?);
+        }
+        Ok(())
+    }
+
+    /// How often kubelet reports the node's status; its default is "10s".
+    pub(super) fn set_status_frequency(&self, frequency: &str) -> Result<()> {
+        let path = self.directory.join("lib/kubelet.json");
+        let mut settings: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&path)?).map_err(|error| error.to_string())?;
+        settings["nodeStatusUpdateFrequency"] = json!(frequency);
+        std::fs::write(path, settings.to_string())?;
+        if self.is_running() {
+            self.kill_kubelet()?;
+            self.start_kubelet()?;
+        }
+        Ok(())
+    }
+
+    /// Mounts in it whose line contains `part` (proc_pid_mountinfo(5)).
+    pub(super) fn mounts(&self, part: &str) -> Result<Vec<String>> {
+        let Some(init) = self.running().as_ref().map(|running| running.init) else { return Ok(Vec::new()) };
+        let table = std::fs::read_to_string(format!("/proc/{init}/mountinfo"))?;
+        Ok(table.lines().filter(|line| line.contains(part)).map(str::to_owned).collect())
     }
 
     /// At once, with everything that runs on it and its network.
     pub(super) fn kill(&self) -> Result<()> {
+        let loops = self.loops_on_devices()?;
         let running = self.running().take().ok_or_else(|| format!("{} does not run", self.name))?;
-        program("kill", &["-KILL", &running.init.to_string()]).map(drop)
+        program("kill", &["-KILL", &running.init.to_string()])?;
+        drop(running);
+        // They would be gone with the machine; as it is they would hold the devices of volumes for ever.
+        loops.iter().try_for_each(|device| program("losetup", &["--detach", device]).map(drop))
+    }
+
+    /// The loop devices by which its kubelet holds on to the raw block devices of pods.
+    fn loops_on_devices(&self) -> Result<Vec<String>> {
+        let lines = self.mounts("/volumeDevices/")?;
+        let held: Vec<&str> = lines.iter().filter_map(|line| line.split(' ').nth(4)).collect();
+        let of = |device: &str| std::fs::read_to_string(format!("/sys/block/{device}/loop/backing_file")).ok();
+        let names = std::fs::read_dir("/sys/block")?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let own = names.filter(|name| of(name).is_some_and(|file| held.contains(&file.trim_end())));
+        Ok(own.map(|name| format!("/dev/{name}")).collect())
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
@@ -114,7 +236,7 @@ impl Node {
         unshare.args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]);
         unshare.args(["--propagation", "private", "--", "sh", "-c", INIT, "sh", &self.name]);
         unshare.arg(&self.directory).arg(&self.pool);
-        Daemon::start(&format!("namespace-{}", self.name), unshare, &self.logs)
+        Daemon::start(&format!("namespace-{}", self.name), self.join(&unshare), &self.logs)
     }
 
     /// What the containers wrote to their standard output, as kubelet keeps it.
@@ -141,9 +263,12 @@ impl Node {
     }
 }
 
-/// What its files are before it starts.
-fn prepare(place: &Place, directory: &Path, number: usize) -> Result<()> {
+/// What its files are before it starts for the first time.
+fn prepare(place: &Path, directory: &Path, number: usize) -> Result<()> {
     let lib = directory.join("lib");
+    if lib.join("cni").exists() {
+        return Ok(());
+    }
     for part in ["lib/kubelet", "lib/hawser/pool", "lib/cni/conf", "log"] {
         std::fs::create_dir_all(directory.join(part))?;
     }
@@ -226,11 +351,12 @@ fn kubelet(
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": place.create_cgroup(name)?,
         "failCgroupV1": false,
-        // A volume is mounted only after the node's status names it, and detached only after it no longer does.
-        // The default of 10 s would be most of the time of every scenario.
-        "nodeStatusUpdateFrequency": "1s",
+        "nodeStatusUpdateFrequency": STATUS_FREQUENCY,
         // How soon a pod is looked at again, whose volume has grown: a minute by default.
         "syncFrequency": "10s",
+        // The lab kills the same processes again and again.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
+        "featureGates": {"KubeletCrashLoopBackOffMax": true},
         "enforceNodeAllocatable": [],
         "resolvConf": "",
         "makeIPTablesUtilChains": false,

@@ -1,8 +1,11 @@
 //! Where the lab is on disk, and what of it outlives its processes.
 
 use crate::failure::{Context, Result, ensure};
+use crate::lab::entries;
 use crate::lab::kernel::program;
+use nix::sys::stat::{major, minor};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +19,10 @@ pub(super) struct Place {
 const LOCK: &str = "lock";
 const PREFIX: &str = "hawser-kubernetes-";
 const CGROUPS: &str = "/sys/fs/cgroup";
+const FREEZER: &str = "/sys/fs/cgroup/freezer";
+/// All pods of all nodes together weigh as much as so many ordinary processes of the machine, for 1024 each; with the default they would
+/// weigh as much as one.
+const CPU_SHARES: &str = "32768";
 /// One xfs for what the nodes keep, where images are cloned for each of them, and one for the pool that they share.
 /// Both are sparse.
 const FILE_SYSTEMS: [(&str, u64); 2] = [("nodes", 32 << 30), ("pool", 16 << 30)];
@@ -91,6 +98,10 @@ impl Place {
         let path = format!("{}/{name}", self.cgroup());
         for hierarchy in hierarchies()? {
             std::fs::create_dir_all(hierarchy.join(&path)).context(|| format!("the cgroup {path} of {hierarchy:?}"))?;
+            let shares = hierarchy.join(self.cgroup()).join("cpu.shares");
+            if shares.exists() {
+                std::fs::write(shares, CPU_SHARES)?;
+            }
             let mut below = hierarchy.clone();
             for part in Path::new(&path) {
                 let parent = below.clone();
@@ -106,6 +117,24 @@ impl Place {
         Ok(format!("/{path}"))
     }
 
+    /// In the freezer's hierarchy, the cgroup that [`Place::create_cgroup`] made.
+    pub(super) fn freezer(&self, name: &str) -> PathBuf {
+        Path::new(FREEZER).join(self.cgroup()).join(name)
+    }
+
+    /// The same cgroup in every hierarchy, version 2 too, where runc makes some.
+    pub(super) fn cgroups(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let hierarchies = std::fs::read_dir(CGROUPS)?.flatten().filter(|entry| !entry.path().is_symlink());
+        Ok(hierarchies.map(|entry| entry.path().join(self.cgroup()).join(name)).collect())
+    }
+
+    /// What is frozen does not die.
+    pub(super) fn thaw_all(&self) {
+        for node in entries(&Path::new(FREEZER).join(self.cgroup())) {
+            let _ = std::fs::write(node.join("freezer.state"), "THAWED");
+        }
+    }
+
     fn cgroup(&self) -> String {
         self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -117,6 +146,7 @@ impl Place {
 
     fn clear_within(&self, limit: Duration) -> Result<()> {
         let began = Instant::now();
+        self.thaw_all();
         loop {
             let left = self.clear_once();
             match left {
@@ -136,9 +166,7 @@ impl Place {
         detached.into_iter().collect::<Result<()>>()?;
         let mounts = crate::lab::kernel::mounts_below(&self.root)?;
         ensure(mounts.is_empty(), || format!("mounts are left: {mounts:?}"))?;
-        // Version 2 has some as well, which runc makes.
-        let hierarchies = std::fs::read_dir(CGROUPS)?.flatten().filter(|entry| !entry.path().is_symlink());
-        hierarchies.map(|entry| entry.path().join(self.cgroup())).try_for_each(|path| remove_cgroup(&path))
+        self.cgroups("")?.iter().try_for_each(|path| remove_cgroup(path))
     }
 }
 
@@ -167,17 +195,24 @@ struct LoopDevice {
     /// Its number as a block device, and that of the file system that its file is on.
     number: String,
     file_on: String,
+    file_inode: u64,
     file: String,
 }
 
 impl LoopDevice {
     fn all() -> Result<Vec<Self>> {
-        let columns = "NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-FILE";
+        let columns = "NAME,MAJ:MIN,BACK-MAJ:MIN,BACK-INO,BACK-FILE";
         let list = program("losetup", &["--list", "--noheadings", "--raw", "--output", columns])?;
         let devices = list.lines().filter_map(|line| {
             // Numbers are padded with spaces, which are written as \x20 here.
             let mut fields = line.split_whitespace().map(|field| field.replace("\\x20", ""));
-            Some(Self { name: fields.next()?, number: fields.next()?, file_on: fields.next()?, file: fields.next()? })
+            Some(Self {
+                name: fields.next()?,
+                number: fields.next()?,
+                file_on: fields.next()?,
+                file_inode: fields.next()?.parse().ok()?,
+                file: fields.next()?,
+            })
         });
         Ok(devices.collect())
     }
@@ -189,6 +224,13 @@ fn detach_all_on(image: &Path) -> Result<()> {
     let devices = LoopDevice::all()?;
     let Some(own) = devices.iter().find(|device| Path::new(&device.file) == image) else { return Ok(()) };
     for device in devices.iter().filter(|device| device.file_on == own.number) {
+        // Kubelet holds on to a raw block device by a loop device on it.
+        let node = std::fs::metadata(&device.name)?;
+        let node = (format!("{}:{}", major(node.dev()), minor(node.dev())), node.ino());
+        let is_above = |above: &&LoopDevice| above.file_on == node.0 && above.file_inode == node.1;
+        for above in devices.iter().filter(is_above) {
+            program("losetup", &["--detach", &above.name])?;
+        }
         program("losetup", &["--detach", &device.name])?;
     }
     Err(format!("{} is still in use", image.display()).into())
@@ -209,7 +251,8 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn remove_cgroup(path: &Path) -> Result<()> {
+/// Removes those below it.
+pub(super) fn empty_cgroup(path: &Path) -> Result<()> {
     if !path.is_dir() {
         return Ok(());
     }
@@ -217,6 +260,14 @@ fn remove_cgroup(path: &Path) -> Result<()> {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&entry.path())?;
         }
+    }
+    Ok(())
+}
+
+fn remove_cgroup(path: &Path) -> Result<()> {
+    empty_cgroup(path)?;
+    if !path.is_dir() {
+        return Ok(());
     }
     std::fs::remove_dir(path).context(|| format!("the cgroup {}", path.display()))
 }

@@ -3,6 +3,7 @@
 mod chart;
 mod comparison;
 mod comparisons;
+mod failover;
 mod machine;
 mod plots;
 mod series;
@@ -22,7 +23,10 @@ use std::process::Command;
 use std::time::Duration;
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Only these: path, scale, snapshots, fio.
     #[arg(long, value_delimiter = ',', value_name = "MEASURE", value_parser = MEASURES)]
     only: Vec<String>,
@@ -37,11 +41,21 @@ pub(crate) struct BenchArguments {
     binaries: Option<PathBuf>,
 }
 
+/// What is no part of the measures below: it takes hours.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Failovers in a real Kubernetes: from a fault to the first durable write elsewhere
+    Failover(failover::FailoverArguments),
+}
+
 const MEASURES: [&str; 4] = ["path", "scale", "snapshots", "fio"];
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
 /// `cargo xtask bench`: whether everything was measured. A goal that is not reached is said, and is no failure.
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<bool, String> {
+    if let Some(Other::Failover(arguments)) = &arguments.other {
+        return failover::failover(arguments);
+    }
     let workspace = Workspace::load()?;
     let mut log = Log::create(&workspace.log_directory(), "bench")?;
     if !install::is_root() {

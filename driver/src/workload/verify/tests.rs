@@ -1,6 +1,6 @@
 use super::*;
 use crate::output::Output;
-use crate::workload::{Recorder, WriteArgs, now_ns};
+use crate::workload::{Recorder, RecorderAddress, WriteArgs, now_ns};
 use std::time::Duration;
 
 struct Run {
@@ -18,9 +18,11 @@ fn run(writers: u32, records: u64, slots: u64) -> Run {
     let nonce = Uuid::new_v4();
     let write = WriteArgs {
         target: target.clone(),
-        recorder: socket,
+        recorder: RecorderAddress::Unix(socket),
         nonce,
-        epoch: 1,
+        epoch: Some(1),
+        name: String::new(),
+        pause_ms: 0,
         writers,
         slots,
         records: Some(records),

@@ -1,0 +1,116 @@
+//! What of hawser is in the cluster, and its command line there.
+
+use crate::failure::Result;
+use crate::kubernetes::Lab;
+use crate::kubernetes::cluster::has_condition;
+use crate::kubernetes::space::{LIMIT, name_of};
+use serde_json::Value;
+
+const NAMESPACE: &str = "hawser";
+const CONTROLLER: &str = "hawser-controller";
+const NODE: &str = "hawser-node";
+/// The switch, and the consent that it asks for.
+const NO_FENCE: [&str; 2] = ["HAWSER_TEST_NO_FENCE", "HAWSER_THIS_IS_A_TEST"];
+const PODS: &str = "/api/v1/namespaces/hawser/pods";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/hawser/leases/hawser-supervisor";
+const HISTORY: &str = "/api/v1/namespaces/hawser/configmaps/hawser-failover";
+
+/// Whether something watches nodes by itself.
+pub(super) fn has_supervisor(lab: &Lab) -> Result<bool> {
+    Ok(lab.cluster.find(LEASE)?.is_some())
+}
+
+/// The supervisor's history, as it is kept.
+pub(super) fn history(lab: &Lab) -> Result<Value> {
+    Ok(lab.cluster.find(HISTORY)?.map(|object| object["data"].clone()).unwrap_or_default())
+}
+
+/// The node of the controller that leads; without a supervisor of any controller.
+pub(super) fn leader(lab: &Lab) -> Result<String> {
+    let lease = lab.cluster.find(LEASE)?.unwrap_or_default();
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
+    let pods = controllers(lab)?;
+    let leads = |pod: &&Value| !holder.is_empty() && holder.contains(name_of(pod));
+    let pod = pods.iter().find(leads).or(pods.first()).ok_or("there is no controller")?;
+    Ok(node_of(pod).to_owned())
+}
+
+pub(super) fn controller_nodes(lab: &Lab) -> Result<Vec<String>> {
+    Ok(controllers(lab)?.iter().map(|pod| node_of(pod).to_owned()).collect())
+}
+
+fn controllers(lab: &Lab) -> Result<Vec<Value>> {
+    let mut pods = lab.cluster.list(PODS)?;
+    pods.retain(|pod| name_of(pod).starts_with(CONTROLLER) && !node_of(pod).is_empty());
+    Ok(pods)
+}
+
+/// Runs hawser's command line in the node pod of a node that is not one of `dead`.
+pub(super) fn hawser(lab: &Lab, dead: &[&str], arguments: &[&str]) -> Result<String> {
+    let pods = lab.cluster.list(PODS)?;
+    let lives =
+        |pod: &&Value| name_of(pod).contains("-node-") && has_condition(pod, "Ready") && !dead.contains(&node_of(pod));
+    let pod = pods.iter().find(lives).ok_or("no node pod lives")?;
+    let exec = ["--namespace", NAMESPACE, "exec", name_of(pod), "--container", "hawser", "--", "/hawser"];
+    lab.cluster.kubectl(&[&exec[..], arguments].concat(), None)
+}
+
+/// Switches the supervisor off, or on again.
+pub(super) fn set_supervisor(lab: &Lab, is_on: bool) -> Result<()> {
+    if has_supervisor(lab)? {
+        set_environment(lab, &format!("deployment/{CONTROLLER}"), &[&format!("HAWSER_FAILOVER_ENABLED={is_on}")])?;
+    }
+    Ok(())
+}
+
+/// Makes fences that only say so, or real ones again. They are carried out where the pool is: on the nodes.
+pub(super) fn set_fences(lab: &Lab, are_real: bool) -> Result<()> {
+    let settings = NO_FENCE.map(|name| if are_real { format!("{name}-") } else { format!("{name}=yes") });
+    set_environment(lab, &format!("daemonset/{NODE}"), &settings.each_ref().map(String::as_str))
+}
+
+/// Sets variables of hawser's container, or with `NAME-` removes them, and waits until all pods have them.
+fn set_environment(lab: &Lab, of: &str, settings: &[&str]) -> Result<()> {
+    let set = ["--namespace", NAMESPACE, "set", "env", of, "--containers=hawser"];
+    lab.cluster.kubectl(&[&set[..], settings].concat(), None)?;
+    let rolled = ["--namespace", NAMESPACE, "rollout", "status", of, "--timeout=180s"];
+    lab.cluster.kubectl(&rolled, None).map(drop)
+}
+
+/// Whether hawser's pods are all ready and each running node has its driver.
+fn unready(lab: &Lab) -> Result<Option<String>> {
+    let pods = lab.cluster.list(PODS)?;
+    let waits =
+        pods.iter().filter(|pod| !has_condition(pod, "Ready") || !pod["metadata"]["deletionTimestamp"].is_null());
+    let waits: Vec<&str> = waits.map(name_of).collect();
+    if !waits.is_empty() {
+        return Ok(Some(format!("not ready: {}", waits.join(", "))));
+    }
+    for node in lab.nodes.iter().filter(|node| node.is_running()) {
+        if !pods.iter().any(|pod| node_of(pod) == node.name && name_of(pod).contains("-node-")) {
+            return Ok(Some(format!("no node pod on {}", node.name)));
+        }
+        let drivers = lab.cluster.find(&format!("/apis/storage.k8s.io/v1/csinodes/{}", node.name))?.unwrap_or_default();
+        if !drivers["spec"]["drivers"].to_string().contains("csi.hawser.dev") {
+            return Ok(Some(format!("no driver is registered on {}", node.name)));
+        }
+    }
+    Ok(None)
+}
+
+/// Until all nodes take part, and all of hawser runs.
+pub(super) fn wait_ready(lab: &Lab) -> Result<()> {
+    lab.cluster.wait("hawser on all nodes", LIMIT, || {
+        for node in lab.nodes.iter().filter(|node| node.is_running()) {
+            let object = lab.cluster.get(&format!("/api/v1/nodes/{}", node.name))?;
+            if !has_condition(&object, "Ready") || object["spec"]["taints"].is_array() {
+                return Ok(Err(format!("{}: {}", node.name, object["spec"]["taints"])));
+            }
+        }
+        Ok(unready(lab)?.map_or(Ok(()), Err))
+    })
+}
+
+pub(super) fn node_of(pod: &Value) -> &str {
+    pod["spec"]["nodeName"].as_str().unwrap_or_default()
+}
