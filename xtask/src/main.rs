@@ -10,6 +10,7 @@ mod bench;
 mod binaries;
 mod counts;
 mod install;
+mod kind;
 mod kubernetes;
 mod libtest;
 mod process;

@@ -1,10 +1,11 @@
 //! hawser in the cluster, with what the cluster needs for it.
 
 use super::cluster::Cluster;
-use super::place::Place;
+use super::place::{Place, Pools};
 use super::process::Daemon;
-use super::{NODES, Tools};
+use super::{NODES, Tools, snapshot_metadata};
 use crate::failure::{Context, Result, ensure};
+use crate::lab::entries;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,21 +17,28 @@ const MANIFESTS: [(&str, &str); 4] = [
 ];
 const START_LIMIT: Duration = Duration::from_secs(240);
 
-/// The snapshot controller is the cluster's, not hawser's, and runs beside the API server.
+/// The snapshot controller is the cluster's, not hawser's, and runs beside the API server. With local pools it is all that
+/// is installed.
 pub(super) fn install(cluster: &Cluster, tools: &Tools, place: &Place, admin: &Path) -> Result<Daemon> {
-    let definitions = tools.find("crds")?;
-    let mut files: Vec<_> = std::fs::read_dir(&definitions)?.flatten().map(|entry| entry.path()).collect();
+    let definitions = tools.directories.iter().map(|directory| directory.join("crds"));
+    let mut files: Vec<_> = definitions.flat_map(|directory| entries(&directory)).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    ensure(!files.is_empty(), || format!("{} has no definitions", definitions.display()))?;
-    files.sort();
+    ensure(!files.is_empty(), || format!("{:?} have no definitions", tools.directories))?;
     for file in &files {
         cluster.apply(&std::fs::read_to_string(file)?).context(|| file.display().to_string())?;
     }
     let mut snapshots = tools.command("snapshot-controller")?;
     snapshots.arg("--kubeconfig").arg(admin).args(["--feature-gates=CSIVolumeGroupSnapshot=true", "--http-endpoint="]);
     let snapshots = Daemon::start("snapshot-controller", snapshots, place.logs())?;
+    if place.pools() == Pools::Local {
+        // The controller of these manifests has no other pool than that of its own node.
+        return Ok(snapshots);
+    }
     for (name, text) in MANIFESTS {
         cluster.apply(text).context(|| format!("the manifest {name}"))?;
+        if name == "rbac" {
+            snapshot_metadata::announce(cluster, place)?;
+        }
     }
     cluster.wait("hawser's controller", START_LIMIT, || {
         let controller = cluster.get("/apis/apps/v1/namespaces/hawser/deployments/hawser-controller")?;

@@ -9,6 +9,7 @@ mod cluster;
 mod control_plane;
 mod credentials;
 mod driver;
+mod ground;
 mod http;
 mod images;
 mod network;
@@ -16,6 +17,7 @@ mod node;
 mod place;
 mod process;
 mod scenarios;
+mod snapshot_metadata;
 mod space;
 
 use crate::client::{is_interrupted, survive_interrupts};
@@ -24,8 +26,9 @@ use crate::lab::kernel::program;
 use crate::report::Report;
 use cluster::Cluster;
 use control_plane::ControlPlane;
+use ground::Ground;
 use node::Node;
-use place::Place;
+use place::{Place, Pools};
 use process::Daemon;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -35,7 +38,7 @@ use std::time::{Duration, Instant};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Where the programs of Kubernetes and the sidecars are (repeatable).
-    #[arg(long, required = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     tools: Vec<PathBuf>,
     /// Where the logs of all components are kept.
     #[arg(long, value_name = "DIR")]
@@ -43,6 +46,18 @@ pub(crate) struct Arguments {
     /// Leaves the cluster up, after the scenarios, until this is interrupted.
     #[arg(long)]
     keep: bool,
+    /// Each node has a pool of its own in place of one that all share.
+    #[arg(long)]
+    local_pools: bool,
+    /// Makes no cluster, but uses the current context of this file, where hawser is installed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "local_pools"])]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn pools(&self) -> Pools {
+        if self.local_pools { Pools::Local } else { Pools::Shared }
+    }
 }
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -57,6 +72,11 @@ const NODE_LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn is_inside() -> bool {
     std::env::var_os(PLACE).is_some()
+}
+
+/// Whether it makes a cluster of namespaces, in which this program must be started again.
+pub(crate) fn has_inside(arguments: &Arguments) -> bool {
+    arguments.kubeconfig.is_none()
 }
 
 /// The process outside: starts this program in namespaces of its own, and clears up after it.
@@ -74,7 +94,7 @@ fn run_inside(arguments: &Arguments) -> Result<ExitCode> {
     ensure(nix::unistd::geteuid().is_root(), || "a Kubernetes of namespaces needs root".to_owned())?;
     survive_interrupts()?;
     place::clear_left_behind();
-    let (place, _lock) = Place::create(&arguments.logs)?;
+    let (place, _lock) = Place::create(&arguments.logs, arguments.pools())?;
     let mut inside = Command::new("setpriv");
     inside.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--net", "--pid"]);
     inside.args(["--fork", "--kill-child", "--mount-proc", "--"]).arg(std::env::current_exe()?);
@@ -116,13 +136,20 @@ fn wait(child: &mut Child, place: &Place) -> Result<ExitCode> {
     }
 }
 
-/// The process inside.
+/// The scenarios; in the lab this is the process inside.
 pub(crate) fn suite(report: &Report, hawser: &Path, arguments: &Arguments) -> Result<()> {
     survive_interrupts()?;
-    let place = Place::inside(std::env::var_os(PLACE).unwrap_or_default().into(), &arguments.logs)?;
     let tools = Tools { directories: arguments.tools.clone() };
+    if let Some(kubeconfig) = &arguments.kubeconfig {
+        std::fs::create_dir_all(&arguments.logs)?;
+        let cluster = Cluster::connect(&arguments.logs, &arguments.logs, &tools, kubeconfig)?;
+        let ground = Ground::of_cluster(&cluster)?;
+        scenarios::all(report, &ground);
+        return ground.leave();
+    }
+    let place = Place::inside(std::env::var_os(PLACE).unwrap_or_default().into(), &arguments.logs, arguments.pools())?;
     let lab = Lab::start(place, &tools, hawser)?;
-    scenarios::all(report, &lab);
+    scenarios::all(report, &Ground::of_lab(&lab));
     if arguments.keep {
         lab.explain()?;
         while !is_interrupted() {
@@ -133,14 +160,17 @@ pub(crate) fn suite(report: &Report, hawser: &Path, arguments: &Arguments) -> Re
     Ok(())
 }
 
-/// Programs by name.
+/// Programs by name; those of the machine where these directories have none.
+#[derive(Clone)]
 pub(crate) struct Tools {
     directories: Vec<PathBuf>,
 }
 
 impl Tools {
     fn find(&self, name: &str) -> Result<PathBuf> {
-        let found = self.directories.iter().map(|directory| directory.join(name)).find(|path| path.exists());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directories = self.directories.iter().cloned().chain(std::env::split_paths(&path));
+        let found = directories.map(|directory| directory.join(name)).find(|path| path.exists());
         found.ok_or_else(|| format!("there is no {name} in {:?}", self.directories).into())
     }
 
@@ -154,8 +184,9 @@ struct Lab {
     _snapshot_controller: Daemon,
     cluster: Cluster,
     nodes: Vec<Node>,
-    _control_plane: ControlPlane,
+    control_plane: ControlPlane,
     place: Place,
+    tools: Tools,
 }
 
 impl Lab {
@@ -174,7 +205,7 @@ impl Lab {
             (control_plane, images.join().unwrap_or_else(|_| Err("making the images panicked".into())))
         });
         let control_plane = control_plane?;
-        let cluster = Cluster::connect(&place, tools, &control_plane.admin)?;
+        let cluster = Cluster::connect(&place.directory("proxy")?, place.logs(), tools, &control_plane.admin)?;
         images?;
         step("images made");
         let mut nodes = Vec::new();
@@ -185,7 +216,14 @@ impl Lab {
         step("three nodes ready");
         let snapshot_controller = driver::install(&cluster, tools, &place, &control_plane.admin)?;
         step("hawser and the sidecars ready");
-        Ok(Self { _snapshot_controller: snapshot_controller, cluster, nodes, _control_plane: control_plane, place })
+        Ok(Self {
+            _snapshot_controller: snapshot_controller,
+            cluster,
+            nodes,
+            control_plane,
+            place,
+            tools: tools.clone(),
+        })
     }
 
     /// How to look into the cluster while it is kept.

@@ -66,7 +66,7 @@ impl Node {
             kubelet: kubelet(place, tools, control_plane, name, number, &directory)?,
             directory,
             logs: place.logs().to_owned(),
-            pool: place.pool(),
+            pool: place.pool_of(name),
             running: Mutex::new(None),
         };
         node.boot()?;
@@ -115,6 +115,12 @@ impl Node {
         unshare.args(["--propagation", "private", "--", "sh", "-c", INIT, "sh", &self.name]);
         unshare.arg(&self.directory).arg(&self.pool);
         Daemon::start(&format!("namespace-{}", self.name), unshare, &self.logs)
+    }
+
+    /// A program of the machine's in the node's namespaces; what it printed.
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<String> {
+        let init = self.running().as_ref().map(|running| running.init);
+        run_inside(init.ok_or_else(|| format!("{} does not run", self.name))?, arguments)
     }
 
     /// What the containers wrote to their standard output, as kubelet keeps it.
@@ -240,6 +246,8 @@ fn kubelet(
         "imageGCHighThresholdPercent": 100,
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "maxPods": 250,
+        // A container that was killed often starts again at once: by default it would wait up to five minutes.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     });
     let path = directory.join("lib/kubelet.json");
     std::fs::write(&path, settings.to_string())?;
