@@ -104,6 +104,7 @@ const INSIDE: &str = "E2E_INSIDE";
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Suite::Kubernetes(wanted) = &arguments.suite
+        && kubernetes::has_inside(wanted)
         && !kubernetes::is_inside()
     {
         return kubernetes::outside(wanted);

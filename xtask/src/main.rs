@@ -13,6 +13,7 @@ mod chart;
 mod counts;
 mod image;
 mod install;
+mod kind;
 mod kubernetes;
 mod libtest;
 mod process;

@@ -2,7 +2,6 @@
 
 use super::Tools;
 use super::http::{self, Answer};
-use super::place::Place;
 use super::process::{Daemon, Seen, wait_until};
 use crate::failure::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -23,12 +22,15 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const COMMAND_LIMIT: &str = "--request-timeout=60s";
 
 impl Cluster {
-    pub(super) fn connect(place: &Place, tools: &Tools, kubeconfig: &Path) -> Result<Self> {
-        let socket = place.directory("proxy")?.join("api.sock");
+    /// With a socket in `directory`.
+    pub(super) fn connect(directory: &Path, logs: &Path, tools: &Tools, kubeconfig: &Path) -> Result<Self> {
+        let socket = directory.join("api.sock");
+        // Of a run that was killed.
+        let _ = std::fs::remove_file(&socket);
         let kubectl = tools.find("kubectl")?;
         let mut proxy = Command::new(&kubectl);
         proxy.arg("--kubeconfig").arg(kubeconfig).arg("proxy").arg(format!("--unix-socket={}", socket.display()));
-        let mut proxy = Daemon::start("kubectl-proxy", proxy, place.logs())?;
+        let mut proxy = Daemon::start("kubectl-proxy", proxy, logs)?;
         wait_until("kubectl proxy", START_LIMIT, || {
             proxy.ensure_running()?;
             let answer = http::request(&socket, "GET", "/readyz", None);
@@ -69,11 +71,6 @@ impl Cluster {
     /// Fine when it is gone.
     pub(super) fn delete(&self, path: &str) -> Result<()> {
         self.delete_with(path, json!({"propagationPolicy": "Background"}))
-    }
-
-    /// A pod, without waiting for its node.
-    pub(super) fn delete_at_once(&self, path: &str) -> Result<()> {
-        self.delete_with(path, json!({"gracePeriodSeconds": 0}))
     }
 
     /// A pod without waiting for its node, and not another one of its name.
@@ -124,6 +121,10 @@ impl Cluster {
             format!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())
         })?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    pub(super) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     pub(super) fn kubectl_line(&self) -> String {

@@ -7,15 +7,22 @@ use super::{NODES, SPARE_NODES, Tools, network};
 use crate::failure::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 pub(super) struct ControlPlane {
     pub(super) credentials: Credentials,
     /// The administrator's kubeconfig.
     pub(super) admin: PathBuf,
+    /// None while it is away.
+    manager: Mutex<Option<Daemon>>,
+    directory: PathBuf,
+    tools: Tools,
+    logs: PathBuf,
     _daemons: Vec<Daemon>,
 }
 
+const MANAGER: &str = "kube-controller-manager";
 const ETCD: &str = "http://127.0.0.1:2379";
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -40,9 +47,26 @@ impl ControlPlane {
                 Err(String::from_utf8_lossy(&answer.stderr).trim().to_owned())
             })
         })?;
-        let manager = Daemon::start("kube-controller-manager", manager(tools, &directory, &credentials)?, logs)?;
+        let manager = Daemon::start(MANAGER, manager_command(tools, &directory, &credentials)?, logs)?;
         let scheduler = Daemon::start("kube-scheduler", scheduler(tools, &directory, &credentials)?, logs)?;
-        Ok(Self { credentials, admin, _daemons: vec![scheduler, manager, server, etcd] })
+        Ok(Self {
+            credentials,
+            admin,
+            manager: Mutex::new(Some(manager)),
+            directory,
+            tools: tools.clone(),
+            logs: logs.to_owned(),
+            _daemons: vec![scheduler, server, etcd],
+        })
+    }
+
+    /// Kills the controller manager and starts it again.
+    pub(super) fn restart_manager(&self) -> Result<()> {
+        let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
+        *manager = None;
+        let again = manager_command(&self.tools, &self.directory, &self.credentials)?;
+        *manager = Some(Daemon::start(MANAGER, again, &self.logs)?);
+        Ok(())
     }
 }
 
@@ -69,9 +93,8 @@ fn api_server(tools: &Tools, directory: &Path, credentials: &Credentials) -> Res
     Ok(server)
 }
 
-fn manager(tools: &Tools, directory: &Path, credentials: &Credentials) -> Result<Command> {
-    let mut manager =
-        client(tools, "kube-controller-manager", directory, &credentials.kubeconfig("controller-manager")?)?;
+fn manager_command(tools: &Tools, directory: &Path, credentials: &Credentials) -> Result<Command> {
+    let mut manager = client(tools, MANAGER, directory, &credentials.kubeconfig("controller-manager")?)?;
     manager.arg("--use-service-account-credentials");
     manager.arg(format!("--root-ca-file={}", credentials.authority().display()));
     manager.arg(format!("--service-account-private-key-file={}", credentials.private_key().display()));

@@ -14,9 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// What scenarios run; on other clusters the public image of this name. It has no entry point that pods rely on.
+pub(super) const BUSYBOX_IMAGE: &str = "busybox:1.36";
 pub(super) const PAUSE: &str = "hawser.test/pause:lab";
 /// The sidecars that run in hawser's controller pod.
-const SIDECARS: [&str; 4] = ["csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter"];
+const SIDECARS: [&str; 5] =
+    ["csi-provisioner", "csi-attacher", "csi-resizer", "csi-snapshotter", "csi-snapshot-metadata"];
 /// What hawser starts for file systems.
 const FILE_SYSTEM_PROGRAMS: [&str; 9] =
     ["mkfs.ext4", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_repair", "xfs_admin", "xfs_db", "mkfs.btrfs", "btrfs"];
@@ -36,11 +39,7 @@ pub(super) fn prepare(place: &Place, tools: &Tools, hawser: &Path) -> Result<()>
     std::fs::create_dir_all(&directory)?;
     let mut images = vec![
         Image { name: PAUSE.to_owned(), root: directory.join("pause"), entry_point: &["/bin/sleep", "2147483647"] },
-        Image {
-            name: "hawser.test/busybox:lab".to_owned(),
-            root: directory.join("busybox"),
-            entry_point: &["/bin/sh"],
-        },
+        Image { name: BUSYBOX_IMAGE.to_owned(), root: directory.join("busybox"), entry_point: &["/bin/sh"] },
         Image { name: "hawser.test/hawser:lab".to_owned(), root: directory.join("hawser"), entry_point: &["/hawser"] },
     ];
     let entry_points: Vec<(&str, String)> = SIDECARS.iter().map(|name| (*name, format!("/{name}"))).collect();

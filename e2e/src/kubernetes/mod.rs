@@ -10,6 +10,7 @@ mod control_plane;
 mod credentials;
 mod driver;
 mod failover;
+mod ground;
 mod http;
 mod images;
 mod network;
@@ -17,6 +18,7 @@ mod node;
 mod place;
 mod process;
 mod scenarios;
+mod snapshot_metadata;
 mod space;
 
 use crate::client::{is_interrupted, survive_interrupts};
@@ -25,8 +27,9 @@ use crate::lab::kernel::program;
 use crate::report::Report;
 use cluster::Cluster;
 use control_plane::ControlPlane;
+use ground::Ground;
 use node::Node;
-use place::Place;
+use place::{Place, Pools};
 use process::Daemon;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -36,8 +39,11 @@ use std::time::{Duration, Instant};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Where the programs of Kubernetes and the sidecars are (repeatable).
-    #[arg(long, required = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     tools: Vec<PathBuf>,
+    /// The chart that hawser is installed from.
+    #[arg(long, value_name = "DIR")]
+    chart: PathBuf,
     /// Where the logs of all components are kept.
     #[arg(long, value_name = "DIR")]
     logs: PathBuf,
@@ -46,6 +52,18 @@ pub(crate) struct Arguments {
     keep: bool,
     #[command(flatten)]
     failover: failover::FailoverArguments,
+    /// Each node has a pool of its own in place of one that all share.
+    #[arg(long)]
+    local_pools: bool,
+    /// Makes no cluster, but uses the current context of this file, where hawser is installed.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "local_pools"])]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn pools(&self) -> Pools {
+        if self.local_pools { Pools::Local } else { Pools::Shared }
+    }
 }
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -64,6 +82,11 @@ pub(crate) fn is_inside() -> bool {
     std::env::var_os(PLACE).is_some()
 }
 
+/// Whether it makes a cluster of namespaces, in which this program must be started again.
+pub(crate) fn has_inside(arguments: &Arguments) -> bool {
+    arguments.kubeconfig.is_none()
+}
+
 /// The process outside: starts this program in namespaces of its own, and clears up after it.
 pub(crate) fn outside(arguments: &Arguments) -> ExitCode {
     match run_inside(arguments) {
@@ -79,7 +102,7 @@ fn run_inside(arguments: &Arguments) -> Result<ExitCode> {
     ensure(nix::unistd::geteuid().is_root(), || "a Kubernetes of namespaces needs root".to_owned())?;
     survive_interrupts()?;
     place::clear_left_behind();
-    let (place, _lock) = Place::create(&arguments.logs)?;
+    let (place, _lock) = Place::create(&arguments.logs, arguments.pools())?;
     let mut inside = Command::new("setpriv");
     inside.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--net", "--pid"]);
     inside.args(["--fork", "--kill-child", "--mount-proc", "--"]).arg(std::env::current_exe()?);
@@ -122,15 +145,25 @@ fn wait(child: &mut Child, place: &Place) -> Result<ExitCode> {
     }
 }
 
-/// The process inside.
+/// The scenarios; in the lab this is the process inside.
 pub(crate) fn suite(report: &Report, hawser: &Path, arguments: &Arguments) -> Result<()> {
     survive_interrupts()?;
-    let place = Place::inside(std::env::var_os(PLACE).unwrap_or_default().into(), &arguments.logs)?;
     let tools = Tools { directories: arguments.tools.clone() };
-    let lab = Lab::start(place, &tools, hawser)?;
-    if !failover::instead(report, &lab, &arguments.failover) {
-        scenarios::all(report, &lab);
-        failover::all(report, &lab);
+    if let Some(kubeconfig) = &arguments.kubeconfig {
+        std::fs::create_dir_all(&arguments.logs)?;
+        let cluster = Cluster::connect(&arguments.logs, &arguments.logs, &tools, kubeconfig)?;
+        let ground = Ground::of_cluster(&cluster)?;
+        scenarios::all(report, &ground);
+        return ground.leave();
+    }
+    let place = Place::inside(std::env::var_os(PLACE).unwrap_or_default().into(), &arguments.logs, arguments.pools())?;
+    let lab = Lab::start(place, &tools, hawser, &arguments.chart)?;
+    let ground = Ground::of_lab(&lab);
+    if !failover::instead(report, &lab, &ground, &arguments.failover) {
+        scenarios::all(report, &ground);
+        if lab.place.pools() == Pools::Shared {
+            failover::all(report, &lab, &ground);
+        }
     }
     if arguments.keep {
         lab.explain()?;
@@ -142,14 +175,17 @@ pub(crate) fn suite(report: &Report, hawser: &Path, arguments: &Arguments) -> Re
     Ok(())
 }
 
-/// Programs by name.
+/// Programs by name; those of the machine where these directories have none.
+#[derive(Clone)]
 pub(crate) struct Tools {
     directories: Vec<PathBuf>,
 }
 
 impl Tools {
     fn find(&self, name: &str) -> Result<PathBuf> {
-        let found = self.directories.iter().map(|directory| directory.join(name)).find(|path| path.exists());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directories = self.directories.iter().cloned().chain(std::env::split_paths(&path));
+        let found = directories.map(|directory| directory.join(name)).find(|path| path.exists());
         found.ok_or_else(|| format!("there is no {name} in {:?}", self.directories).into())
     }
 
@@ -166,12 +202,13 @@ struct Lab {
     nodes: Vec<Node>,
     /// The binary under test.
     hawser: PathBuf,
-    _control_plane: ControlPlane,
+    control_plane: ControlPlane,
     place: Place,
+    tools: Tools,
 }
 
 impl Lab {
-    fn start(place: Place, tools: &Tools, hawser: &Path) -> Result<Self> {
+    fn start(place: Place, tools: &Tools, hawser: &Path, chart: &Path) -> Result<Self> {
         let began = Instant::now();
         let step = |what: &str| println!("time: {what}: {:.1} s after the start", began.elapsed().as_secs_f64());
         place.mount_file_systems()?;
@@ -186,7 +223,7 @@ impl Lab {
             (control_plane, images.join().unwrap_or_else(|_| Err("making the images panicked".into())))
         });
         let control_plane = control_plane?;
-        let cluster = Cluster::connect(&place, tools, &control_plane.admin)?;
+        let cluster = Cluster::connect(&place.directory("proxy")?, place.logs(), tools, &control_plane.admin)?;
         images?;
         step("images made");
         let mut nodes = Vec::new();
@@ -198,15 +235,16 @@ impl Lab {
         for (name, number) in SPARE_NODES.iter().zip(nodes.len() + 1..) {
             nodes.push(Node::spare(&place, tools, &control_plane, name, number)?);
         }
-        let snapshot_controller = driver::install(&cluster, tools, &place, &control_plane.admin)?;
+        let snapshot_controller = driver::install(&cluster, tools, &place, &control_plane.admin, chart)?;
         step("hawser and the sidecars ready");
         Ok(Self {
             _snapshot_controller: snapshot_controller,
             cluster,
             nodes,
             hawser: hawser.to_owned(),
-            _control_plane: control_plane,
+            control_plane,
             place,
+            tools: tools.clone(),
         })
     }
 

@@ -92,7 +92,7 @@ impl Node {
             kubelet: kubelet(place, tools, control_plane, name, number, &directory)?,
             directory,
             logs: place.logs().to_owned(),
-            pool: place.pool(),
+            pool: place.pool_of(name),
             place: place.root().to_owned(),
             freezer: place.freezer(name),
             cgroups: place.cgroups(name)?,
@@ -239,6 +239,12 @@ impl Node {
         Daemon::start(&format!("namespace-{}", self.name), self.join(&unshare), &self.logs)
     }
 
+    /// A program of the machine's in the node's namespaces; what it printed.
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<String> {
+        let init = self.running().as_ref().map(|running| running.init);
+        run_inside(init.ok_or_else(|| format!("{} does not run", self.name))?, arguments)
+    }
+
     /// What the containers wrote to their standard output, as kubelet keeps it.
     pub(super) fn pod_logs(&self) -> PathBuf {
         self.directory.join("log/pods")
@@ -366,6 +372,8 @@ fn kubelet(
         "imageGCHighThresholdPercent": 100,
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "maxPods": 250,
+        // A container that was killed often starts again at once: by default it would wait up to five minutes.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     });
     let path = directory.join("lib/kubelet.json");
     std::fs::write(&path, settings.to_string())?;

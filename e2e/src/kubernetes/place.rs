@@ -1,5 +1,6 @@
 //! Where the lab is on disk, and what of it outlives its processes.
 
+use super::NODES;
 use crate::failure::{Context, Result, ensure};
 use crate::lab::entries;
 use crate::lab::kernel::program;
@@ -13,6 +14,17 @@ use std::time::{Duration, Instant};
 pub(super) struct Place {
     root: PathBuf,
     logs: PathBuf,
+    pools: Pools,
+}
+
+/// Where volumes are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pools {
+    /// In one pool that all nodes see.
+    Shared,
+    /// In a pool of each node's own. Each has its own file system: pools on one would take each other's loop devices for
+    /// theirs.
+    Local,
 }
 
 /// Locked by the process outside as long as it lives.
@@ -23,16 +35,20 @@ const FREEZER: &str = "/sys/fs/cgroup/freezer";
 /// All pods of all nodes together weigh as much as so many ordinary processes of the machine, for 1024 each; with the default they would
 /// weigh as much as one.
 const CPU_SHARES: &str = "32768";
-/// One xfs for what the nodes keep, where images are cloned for each of them, and one for the pool that they share.
-/// Both are sparse.
-const FILE_SYSTEMS: [(&str, u64); 2] = [("nodes", 32 << 30), ("pool", 16 << 30)];
+/// The xfs for what the nodes keep, where images are cloned for each of them. All file systems are in sparse files.
+const NODES_FILE_SYSTEM: (&str, u64) = ("nodes", 32 << 30);
+const POOL: &str = "pool";
+const SHARED_POOL_BYTES: u64 = 16 << 30;
+/// Of different sizes, so that it is seen whose capacity is told.
+const LOCAL_POOL_BYTES: [u64; NODES.len()] = [2 << 30, 4 << 30, 8 << 30];
+const IMAGE_EXTENSION: &str = "img";
 /// How long the kernel may take to let go of what ended processes had.
 const RELEASE_LIMIT: Duration = Duration::from_secs(60);
 /// What nobody let go of since an earlier run is not waited for again.
 const LEFT_BEHIND_LIMIT: Duration = Duration::from_secs(2);
 
 impl Place {
-    pub(super) fn create(logs: &Path) -> Result<(Self, File)> {
+    pub(super) fn create(logs: &Path, pools: Pools) -> Result<(Self, File)> {
         let root = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
         std::fs::create_dir(&root).context(|| root.display().to_string())?;
         let lock = File::create(root.join(LOCK))?;
@@ -41,11 +57,11 @@ impl Place {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => std::fs::create_dir_all(logs)?,
         }
-        Ok((Self { root, logs: std::path::absolute(logs)? }, lock))
+        Ok((Self { root, logs: std::path::absolute(logs)?, pools }, lock))
     }
 
-    pub(super) fn inside(root: PathBuf, logs: &Path) -> Result<Self> {
-        Ok(Self { root, logs: std::path::absolute(logs)? })
+    pub(super) fn inside(root: PathBuf, logs: &Path, pools: Pools) -> Result<Self> {
+        Ok(Self { root, logs: std::path::absolute(logs)?, pools })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -56,8 +72,33 @@ impl Place {
         &self.logs
     }
 
-    pub(super) fn pool(&self) -> PathBuf {
-        self.root.join("pool")
+    pub(super) fn pools(&self) -> Pools {
+        self.pools
+    }
+
+    /// The pool that a node sees.
+    pub(super) fn pool_of(&self, node: &str) -> PathBuf {
+        match self.pools {
+            Pools::Shared => self.root.join(POOL),
+            Pools::Local => self.root.join(format!("{POOL}-{node}")),
+        }
+    }
+
+    /// All of them, each once.
+    pub(super) fn pool_directories(&self) -> Vec<PathBuf> {
+        let mut directories: Vec<_> = NODES.iter().map(|node| self.pool_of(node)).collect();
+        directories.dedup();
+        directories
+    }
+
+    fn file_systems(&self) -> Vec<(PathBuf, u64)> {
+        let bytes = match self.pools {
+            Pools::Shared => [SHARED_POOL_BYTES; NODES.len()],
+            Pools::Local => LOCAL_POOL_BYTES,
+        };
+        let pools = self.pool_directories().into_iter().zip(bytes);
+        let (nodes, bytes) = NODES_FILE_SYSTEM;
+        std::iter::once((self.root.join(nodes), bytes)).chain(pools).collect()
     }
 
     /// Where a node keeps its state, on a file system that clones files.
@@ -74,9 +115,10 @@ impl Place {
 
     /// Before any node is started, so that all of them see the same file systems.
     pub(super) fn mount_file_systems(&self) -> Result<()> {
-        for (name, bytes) in FILE_SYSTEMS {
-            let image = self.root.join(format!("{name}.img")).to_string_lossy().into_owned();
-            let mount_point = self.directory(name)?.to_string_lossy().into_owned();
+        for (directory, bytes) in self.file_systems() {
+            std::fs::create_dir_all(&directory)?;
+            let image = directory.with_extension(IMAGE_EXTENSION).to_string_lossy().into_owned();
+            let mount_point = directory.to_string_lossy().into_owned();
             File::create(&image)?.set_len(bytes)?;
             program("mkfs.xfs", &["-q", "-m", "reflink=1", &image])?;
             program("mount", &["-o", "loop", &image, &mount_point]).context(|| format!("mounting {image}"))?;
@@ -84,12 +126,15 @@ impl Place {
         Ok(())
     }
 
-    /// Loop devices whose files are in the pool.
+    /// Loop devices whose files are in a pool.
     pub(super) fn volume_loops(&self) -> Result<Vec<String>> {
         let devices = LoopDevice::all()?;
-        let image = self.root.join("pool.img");
-        let own = devices.iter().find(|device| Path::new(&device.file) == image).ok_or("the pool is not mounted")?;
-        Ok(devices.iter().filter(|device| device.file_on == own.number).map(|device| device.name.clone()).collect())
+        let images: Vec<_> = self.pool_directories().iter().map(|pool| pool.with_extension(IMAGE_EXTENSION)).collect();
+        let pools = devices.iter().filter(|device| images.iter().any(|image| Path::new(&device.file) == image));
+        let pools: Vec<&str> = pools.map(|device| device.number.as_str()).collect();
+        ensure(pools.len() == images.len(), || format!("of {images:?} only {} are mounted", pools.len()))?;
+        let volumes = devices.iter().filter(|device| pools.contains(&device.file_on.as_str()));
+        Ok(volumes.map(|device| device.name.clone()).collect())
     }
 
     /// A cgroup of this name in each hierarchy of version 1, with this machine's processors and memory; its path below
@@ -161,8 +206,10 @@ impl Place {
     }
 
     fn clear_once(&self) -> Result<()> {
-        // All of them, whatever holds one.
-        let detached = FILE_SYSTEMS.map(|(name, _)| detach_all_on(&self.root.join(format!("{name}.img"))));
+        // All of them, whatever holds one. Those that are there: an earlier run may have had others.
+        let images = entries(&self.root).into_iter();
+        let images = images.filter(|path| path.extension().is_some_and(|extension| extension == IMAGE_EXTENSION));
+        let detached: Vec<_> = images.map(|image| detach_all_on(&image)).collect();
         detached.into_iter().collect::<Result<()>>()?;
         let mounts = crate::lab::kernel::mounts_below(&self.root)?;
         ensure(mounts.is_empty(), || format!("mounts are left: {mounts:?}"))?;
@@ -183,7 +230,7 @@ pub(super) fn clear_left_behind() {
         if lock.try_lock().is_err() {
             continue;
         }
-        let place = Place { root, logs: PathBuf::new() };
+        let place = Place { root, logs: PathBuf::new(), pools: Pools::Shared };
         if let Err(failure) = place.clear_within(LEFT_BEHIND_LIMIT) {
             println!("of an earlier run: {failure}");
         }

@@ -1,7 +1,9 @@
 //! A namespace of one scenario, and the objects in it.
 
 use super::Lab;
-use super::cluster::has_condition;
+use super::cluster::{Cluster, has_condition};
+use super::ground::Ground;
+use super::images::BUSYBOX_IMAGE;
 use super::process::Seen;
 use crate::failure::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -11,7 +13,9 @@ use std::time::{Duration, Instant};
 pub(super) const LIMIT: Duration = Duration::from_secs(180);
 
 pub(super) struct Space<'a> {
-    pub(super) lab: &'a Lab,
+    pub(super) cluster: &'a Cluster,
+    pub(super) ground: &'a Ground<'a>,
+    /// Of its namespace.
     pub(super) name: String,
 }
 
@@ -60,9 +64,9 @@ pub(super) fn pod_spec(volumes: &[Volume]) -> Value {
         "terminationGracePeriodSeconds": 1,
         "containers": [{
             "name": "main",
-            "image": "hawser.test/busybox:lab",
-            "imagePullPolicy": "Never",
-            "args": ["-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"],
+            "image": BUSYBOX_IMAGE,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"],
             "volumeMounts": of(false, "mountPath"),
             "volumeDevices": of(true, "devicePath"),
         }],
@@ -70,23 +74,35 @@ pub(super) fn pod_spec(volumes: &[Volume]) -> Value {
     })
 }
 
-/// Has the scheduler choose this node.
+/// The pod on this node, by the scheduler. A node's label of its host's name may be another than its own.
 pub(super) fn on_node(mut pod: Value, node: &str) -> Value {
-    pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+    let is_it = json!({"key": "metadata.name", "operator": "In", "values": [node]});
+    pod["spec"]["affinity"]["nodeAffinity"] = json!({
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [is_it]}]}
+    });
     pod
 }
 
 impl<'a> Space<'a> {
-    pub(super) fn open(lab: &'a Lab, name: &str) -> Result<Self> {
-        let space = Self { lab, name: name.to_owned() };
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        lab.cluster.create("/api/v1/namespaces", &object)?;
+    pub(super) fn open(ground: &'a Ground<'a>, scenario: &str) -> Result<Self> {
+        let space = Self { cluster: ground.cluster, ground, name: ground.namespace(scenario) };
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space.name}});
+        space.cluster.create("/api/v1/namespaces", &object)?;
         // No pod is admitted before.
-        lab.cluster.wait("the namespace's service account", LIMIT, || {
-            let account = lab.cluster.find(&space.path("serviceaccounts", "default"))?;
+        space.cluster.wait("the namespace's service account", LIMIT, || {
+            let account = space.cluster.find(&space.path("serviceaccounts", "default"))?;
             Ok(account.map(drop).ok_or_else(|| "it is not there".to_owned()))
         })?;
         Ok(space)
+    }
+
+    /// Of scenarios that need it, a mistake in the list of scenarios where it is missing.
+    pub(super) fn lab(&self) -> Result<&'a Lab> {
+        self.ground.lab.ok_or_else(|| "this is not the lab".into())
+    }
+
+    pub(super) fn node(&self, index: usize) -> &'a str {
+        &self.ground.nodes[index % self.ground.nodes.len()]
     }
 
     /// Of objects of the core API.
@@ -95,7 +111,7 @@ impl<'a> Space<'a> {
     }
 
     pub(super) fn create(&self, kind: &str, object: &Value) -> Result<()> {
-        self.lab.cluster.create(&format!("/api/v1/namespaces/{}/{kind}", self.name), object).map(drop)
+        self.cluster.create(&format!("/api/v1/namespaces/{}/{kind}", self.name), object).map(drop)
     }
 
     pub(super) fn create_claim(&self, claim: &Value) -> Result<()> {
@@ -126,7 +142,7 @@ impl<'a> Space<'a> {
     /// The name of its volume.
     pub(super) fn wait_bound(&self, claim: &str) -> Result<String> {
         self.look(&format!("claim {claim} bound"), || {
-            let object = self.lab.cluster.get(&self.path("persistentvolumeclaims", claim))?;
+            let object = self.cluster.get(&self.path("persistentvolumeclaims", claim))?;
             Ok(match (&object["status"]["phase"], object["spec"]["volumeName"].as_str()) {
                 (phase, Some(volume)) if phase == "Bound" => Ok(volume.to_owned()),
                 (phase, _) => Err(phase.to_string()),
@@ -137,7 +153,7 @@ impl<'a> Space<'a> {
     /// Ready, that is: its container runs. The node where it is.
     pub(super) fn wait_running(&self, pod: &str) -> Result<String> {
         self.look(&format!("pod {pod} running"), || {
-            let object = self.lab.cluster.find(&self.path("pods", pod))?;
+            let object = self.cluster.find(&self.path("pods", pod))?;
             Ok(match object {
                 Some(object) if has_condition(&object, "Ready") => {
                     Ok(object["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
@@ -149,13 +165,13 @@ impl<'a> Space<'a> {
     }
 
     pub(super) fn look<T>(&self, what: &str, look: impl FnMut() -> Result<Seen<T>>) -> Result<T> {
-        let found = self.lab.cluster.wait(what, LIMIT, look);
-        found.map_err(|failure| format!("{failure}; {}", self.lab.cluster.warnings(&self.name)).into())
+        let found = self.cluster.wait(what, LIMIT, look);
+        found.map_err(|failure| format!("{failure}; {}", self.cluster.warnings(&self.name)).into())
     }
 
     /// Runs a line of shell in a pod.
     pub(super) fn sh(&self, pod: &str, line: &str) -> Result<String> {
-        let said = self.lab.cluster.exec(&self.name, pod, &["sh", "-c", line])?;
+        let said = self.cluster.exec(&self.name, pod, &["sh", "-c", line])?;
         Ok(said.trim().to_owned())
     }
 
@@ -170,20 +186,22 @@ impl<'a> Space<'a> {
     }
 
     pub(super) fn delete_pod(&self, pod: &str) -> Result<()> {
-        self.lab.cluster.delete(&self.path("pods", pod))?;
-        self.lab.cluster.wait_gone(&self.path("pods", pod), LIMIT)
+        self.cluster.delete(&self.path("pods", pod))?;
+        self.cluster.wait_gone(&self.path("pods", pod), LIMIT)
     }
 
-    /// Removes everything in it, and waits until its volumes are gone from the cluster and from the pool.
+    /// Removes everything in it, and waits until its volumes are gone from the cluster and, in the lab, from the pool.
     pub(super) fn close(self) -> Result<()> {
         let began = Instant::now();
-        let cluster = &self.lab.cluster;
         let volumes = self.volumes()?;
         let handles = volumes.iter().filter_map(|volume| volume["spec"]["csi"]["volumeHandle"].as_str());
-        let directories: Vec<_> = handles.map(|id| self.lab.place.pool().join("volumes").join(id)).collect();
+        let pools = self.ground.lab.map(|lab| lab.place.pool_directories()).unwrap_or_default();
+        let directories: Vec<_> =
+            handles.flat_map(|id| pools.iter().map(move |pool| pool.join("volumes").join(id))).collect();
+        self.empty()?;
         let path = format!("/api/v1/namespaces/{}", self.name);
-        cluster.delete(&path)?;
-        cluster.wait_gone(&path, LIMIT)?;
+        self.cluster.delete(&path)?;
+        self.cluster.wait_gone(&path, LIMIT)?;
         self.look("its volumes deleted", || {
             let left = self.volumes()?;
             Ok(if left.is_empty() { Ok(()) } else { Err(json!(left).to_string()) })
@@ -193,9 +211,39 @@ impl<'a> Space<'a> {
         ensure(left.is_empty(), || format!("the pool still has {left:?}"))
     }
 
+    /// What a failed scenario left on a cluster that is not the lab's; without waiting.
+    pub(super) fn abandon(&self) {
+        if self.ground.lab.is_none() {
+            let _ = self.cluster.delete(&format!("/api/v1/namespaces/{}", self.name));
+        }
+    }
+
+    /// Pods and claims, and what would make them again. The namespace's own end would take 8 s more: it comes back only
+    /// then to claims that a pod still has.
+    pub(super) fn empty(&self) -> Result<()> {
+        let of_apps = format!("/apis/apps/v1/namespaces/{}", self.name);
+        for kind in ["deployments", "statefulsets"] {
+            self.cluster.delete(&format!("{of_apps}/{kind}"))?;
+        }
+        for kind in ["pods", "persistentvolumeclaims"] {
+            let all = format!("/api/v1/namespaces/{}/{kind}", self.name);
+            self.cluster.delete(&all)?;
+            self.look(&format!("its {kind} gone"), || {
+                let left = self.cluster.list(&all)?;
+                // What a controller made meanwhile.
+                if left.iter().any(|object| object["metadata"]["deletionTimestamp"].is_null()) {
+                    self.cluster.delete(&all)?;
+                }
+                let names = || left.iter().map(name_of).collect::<Vec<_>>().join(", ");
+                Ok(if left.is_empty() { Ok(()) } else { Err(names()) })
+            })?;
+        }
+        Ok(())
+    }
+
     /// The persistent volumes of its claims.
     pub(super) fn volumes(&self) -> Result<Vec<Value>> {
-        let all = self.lab.cluster.list("/api/v1/persistentvolumes").context(|| "its volumes".to_owned())?;
+        let all = self.cluster.list("/api/v1/persistentvolumes").context(|| "its volumes".to_owned())?;
         Ok(all.into_iter().filter(|volume| volume["spec"]["claimRef"]["namespace"] == *self.name).collect())
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn chart(arguments: &ChartArguments) -> Result<bool, String> {
 
 /// Everything, as a step of the tests.
 pub(crate) fn check(workspace: &Workspace, update: bool, log: &mut Log) -> Counts {
-    let helm = match kubernetes::installed("helm", log) {
+    let helm = match kubernetes::installed(kubernetes::HELM, log) {
         Ok(directory) => Helm { program: directory.join("helm"), root: workspace.root.clone() },
         Err(error) => return Counts::fail(error),
     };

@@ -19,6 +19,7 @@ mod show;
 mod watch;
 mod workload;
 
+use super::ground::Ground;
 use super::{Lab, SPARE_NODES, wait_for_nodes};
 use crate::failure::{Context, Result, ensure};
 use crate::report::Report;
@@ -60,11 +61,11 @@ const WRITERS: [u32; 3] = [1, 32, 128];
 const FREQUENCIES: [&str; 2] = ["1s", "10s"];
 
 /// One run of each fault, and the controls.
-pub(super) fn all(report: &Report, lab: &Lab) {
+pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
     if !report.wants_some("failover-") {
         return;
     }
-    let failovers = match Failovers::prepare(lab, false) {
+    let failovers = match Failovers::prepare(lab, ground, false) {
         Ok(failovers) => failovers,
         Err(failure) => return report.failed("failover-set-up", &failure.to_string()),
     };
@@ -75,16 +76,16 @@ pub(super) fn all(report: &Report, lab: &Lab) {
 }
 
 /// Does what was asked for in place of the scenarios, if anything.
-pub(super) fn instead(report: &Report, lab: &Lab, arguments: &FailoverArguments) -> bool {
+pub(super) fn instead(report: &Report, lab: &Lab, ground: &Ground, arguments: &FailoverArguments) -> bool {
     if arguments.show {
-        if let Err(failure) = Failovers::with_nodes_as_they_are(lab, arguments.by_hand).and_then(|all| show::show(&all))
+        if let Err(failure) = Failovers::with_nodes_as_they_are(lab, ground, arguments.by_hand).and_then(|all| show::show(&all))
         {
             report.failed("show", &failure.to_string());
         }
         return true;
     }
     let Some(runs) = arguments.bench_failover else { return false };
-    if let Err(failure) = Failovers::prepare(lab, arguments.by_hand).and_then(|all| all.bench(report, arguments, runs))
+    if let Err(failure) = Failovers::prepare(lab, ground, arguments.by_hand).and_then(|all| all.bench(report, arguments, runs))
     {
         report.failed("bench-failover", &failure.to_string());
     }
@@ -93,25 +94,26 @@ pub(super) fn instead(report: &Report, lab: &Lab, arguments: &FailoverArguments)
 
 struct Failovers<'a> {
     lab: &'a Lab,
+    ground: &'a Ground<'a>,
     mover: Mover,
     number: Cell<usize>,
 }
 
 impl<'a> Failovers<'a> {
     /// With the spare nodes, and with what moves workloads in this cluster.
-    fn prepare(lab: &'a Lab, by_hand: bool) -> Result<Self> {
+    fn prepare(lab: &'a Lab, ground: &'a Ground<'a>, by_hand: bool) -> Result<Self> {
         let is_spare = |name: &str| SPARE_NODES.contains(&name);
         for node in lab.nodes.iter().filter(|node| is_spare(&node.name) && !node.is_running()) {
             node.boot()?;
         }
         wait_for_nodes(&lab.cluster, &lab.nodes)?;
-        Self::with_nodes_as_they_are(lab, by_hand)
+        Self::with_nodes_as_they_are(lab, ground, by_hand)
     }
 
-    fn with_nodes_as_they_are(lab: &'a Lab, by_hand: bool) -> Result<Self> {
+    fn with_nodes_as_they_are(lab: &'a Lab, ground: &'a Ground<'a>, by_hand: bool) -> Result<Self> {
         let mover = if !by_hand && installed::has_supervisor(lab)? { Mover::Supervisor } else { Mover::ByHand };
         println!("failovers: {}", mover.name());
-        Ok(Self { lab, mover, number: Cell::new(0) })
+        Ok(Self { lab, ground, mover, number: Cell::new(0) })
     }
 
     fn one(&self, fault: Fault) -> Result<Outcomes> {
@@ -121,7 +123,7 @@ impl<'a> Failovers<'a> {
     fn run(&self, fault: Fault, mover: Mover, status_frequency: &str, limit: Duration) -> Result<Outcomes> {
         let number = self.number.replace(self.number.get() + 1);
         let writers = WRITERS[number % WRITERS.len()];
-        let plan = Plan { lab: self.lab, fault, mover, number, writers, limit, status_frequency, inspect: None };
+        let plan = Plan { lab: self.lab, ground: self.ground, fault, mover, number, writers, limit, status_frequency, inspect: None };
         self.run_plan(&plan)
     }
 
@@ -130,6 +132,7 @@ impl<'a> Failovers<'a> {
         let number = self.number.replace(self.number.get() + 1);
         let plan = Plan {
             lab: self.lab,
+            ground: self.ground,
             fault: Fault::NodeKilled,
             mover: self.mover,
             number,

@@ -1,7 +1,8 @@
 //! The namespace of a run, with the lab that it is in.
 
 use crate::failure::Result;
-use crate::kubernetes::Lab;
+use crate::kubernetes::{Lab, NODES};
+use crate::kubernetes::ground::Ground;
 use crate::kubernetes::space::Space;
 use serde_json::Value;
 use std::ops::Deref;
@@ -13,8 +14,8 @@ pub(super) struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    pub(super) fn open(lab: &'a Lab, name: &str) -> Result<Self> {
-        Ok(Self { lab, space: Space::open(lab, name)? })
+    pub(super) fn open(lab: &'a Lab, ground: &'a Ground<'a>, name: &str) -> Result<Self> {
+        Ok(Self { lab, space: Space::open(ground, name)? })
     }
 
     /// Removes everything, the workloads first: a volume that is deleted while it is attached is tried again only seconds
@@ -49,5 +50,5 @@ impl<'a> Deref for Room<'a> {
 
 /// The pool that all nodes share.
 pub(super) fn pool_of(lab: &Lab) -> PathBuf {
-    lab.place.pool()
+    lab.place.pool_of(NODES[0])
 }

@@ -13,6 +13,7 @@ use super::workload::{Access, Kind, Workload};
 use crate::failure::{Context, Result, ensure};
 use crate::kubernetes::Lab;
 use crate::kubernetes::cluster::has_condition;
+use crate::kubernetes::ground::Ground;
 use crate::kubernetes::node::Node;
 use crate::kubernetes::space::LIMIT;
 use serde_json::{Value, json};
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub(super) struct Plan<'a> {
     pub(super) lab: &'a Lab,
+    pub(super) ground: &'a Ground<'a>,
     pub(super) fault: Fault,
     pub(super) mover: Mover,
     /// Of all runs in this cluster; names its namespace, and chooses nodes, writers and kinds of volumes.
@@ -67,7 +69,7 @@ fn pause_ms(writers: u32) -> u64 {
 impl Plan<'_> {
     pub(super) fn run(&self) -> Result<Outcomes> {
         installed::wait_ready(self.lab)?;
-        let space = Room::open(self.lab, &format!("failover-{}", self.number))?;
+        let space = Room::open(self.lab, self.ground, &format!("failover-{}", self.number))?;
         let ran = self.run_in(&space);
         match &ran {
             // What a run that failed leaves would stand in the way of the next one.

@@ -39,7 +39,7 @@ const CLEAR_LINE: &str = "\x1b[K";
 
 pub(super) fn show(failovers: &Failovers) -> Result<()> {
     let lab = failovers.lab;
-    let space = Room::open(lab, "show")?;
+    let space = Room::open(lab, failovers.ground, "show")?;
     let victims = victims(lab, failovers.mover, 0, 1)?;
     let node = *victims.first().ok_or("there is no node")?;
     let workload =

@@ -52,13 +52,13 @@ pub(super) fn wait_for_first_consumer(space: &Space) -> Result<()> {
     // Nothing tells that something will not happen; a claim of the other class is bound in this time.
     std::thread::sleep(Duration::from_secs(3));
     let path = space.path("persistentvolumeclaims", "data");
-    let phase = space.lab.cluster.get(&path)?["status"]["phase"].clone();
+    let phase = space.cluster.get(&path)?["status"]["phase"].clone();
     ensure(phase == "Pending", || format!("without a pod the claim is {phase}"))?;
     let began = Instant::now();
-    space.create_pod(&on_node(pod("app", &[Volume::at("data", "/data")]), "node-2"))?;
+    space.create_pod(&on_node(pod("app", &[Volume::at("data", "/data")]), space.node(1)))?;
     let node = space.wait_running("app")?;
     space.time("from the pod to running", began.elapsed());
-    ensure(node == "node-2", || format!("the pod is on {node}"))?;
+    ensure(node == space.node(1), || format!("the pod is on {node}"))?;
     let volumes = space.volumes()?;
     let affinity = &volumes[0]["spec"]["nodeAffinity"];
     ensure(affinity.to_string().contains("csi.hawser.dev/"), || format!("the volume's affinity is {affinity}"))
@@ -67,7 +67,7 @@ pub(super) fn wait_for_first_consumer(space: &Space) -> Result<()> {
 /// A directory for pods of two nodes at once.
 pub(super) fn shared_directory(space: &Space) -> Result<()> {
     space.create_claim(&claim("data", "hawser", "ReadWriteMany", "1Gi"))?;
-    for (name, node) in [("one", "node-1"), ("two", "node-2")] {
+    for (name, node) in [("one", space.node(0)), ("two", space.node(1))] {
         space.create_pod(&on_node(pod(name, &[Volume::at("data", "/data")]), node))?;
     }
     space.wait_running("one")?;
@@ -80,11 +80,11 @@ pub(super) fn shared_directory(space: &Space) -> Result<()> {
 
 /// ReadWriteOncePod: a second pod on the same node is not started.
 pub(super) fn one_pod(space: &Space) -> Result<()> {
-    let app = |name: &str| on_node(pod(name, &[Volume::at("data", "/data")]), "node-1");
+    let app = |name: &str| on_node(pod(name, &[Volume::at("data", "/data")]), space.node(0));
     space.start(&claim("data", "hawser", "ReadWriteOncePod", "1Gi"), &app("app"))?;
     space.create_pod(&app("second"))?;
     space.look("the scheduler refuses the second pod", || {
-        let second = space.lab.cluster.get(&space.path("pods", "second"))?;
+        let second = space.cluster.get(&space.path("pods", "second"))?;
         let conditions = second["status"]["conditions"].to_string();
         Ok(if conditions.contains("ReadWriteOncePod") { Ok(()) } else { Err(conditions) })
     })?;
@@ -118,5 +118,5 @@ pub(super) fn ephemeral(space: &Space) -> Result<()> {
     space.wait_running("app")?;
     space.write("app", "/data/file", "short-lived")?;
     space.delete_pod("app")?;
-    space.lab.cluster.wait_gone(&space.path("persistentvolumeclaims", "app-scratch"), LIMIT)
+    space.cluster.wait_gone(&space.path("persistentvolumeclaims", "app-scratch"), LIMIT)
 }

@@ -3,10 +3,15 @@
 mod basic;
 mod copies;
 mod faults;
+mod many;
 mod moves;
+mod places;
+mod plugin;
 mod policies;
+mod writer;
 
 use super::Lab;
+use super::ground::{Ground, Needs};
 use super::process::wait_until;
 use super::space::{LIMIT, Space};
 use crate::failure::{Result, ensure};
@@ -15,42 +20,63 @@ use crate::report::Report;
 
 type Scenario = fn(&Space) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 22] = [
-    ("ext4", basic::ext4),
-    ("xfs", basic::xfs),
-    ("btrfs", basic::btrfs),
-    ("block", basic::block),
-    ("wait-for-first-consumer", basic::wait_for_first_consumer),
-    ("rwx-directory", basic::shared_directory),
-    ("rwop", basic::one_pod),
-    ("fs-group-and-sub-path", basic::fs_group_and_sub_path),
-    ("ephemeral", basic::ephemeral),
-    ("reschedule", moves::reschedule),
-    ("stateful-set", moves::stateful_set),
-    ("snapshot-restore", copies::snapshot_and_restore),
-    ("clone", copies::clone),
-    ("expand", copies::expand),
-    ("group-snapshot", copies::group_snapshot),
-    ("retain-and-static", policies::retain_and_static),
-    ("read-only", policies::read_only),
-    ("node-plugin-killed", faults::node_plugin_killed),
-    ("kubelet-killed", faults::kubelet_killed),
-    ("containerd-killed", faults::containerd_killed),
-    ("controller-killed", faults::controller_killed),
-    ("node-killed", faults::node_killed),
+const SCENARIOS: [(&str, Needs, Scenario); 30] = [
+    ("ext4", Needs::Cluster, basic::ext4),
+    ("xfs", Needs::Cluster, basic::xfs),
+    ("btrfs", Needs::Cluster, basic::btrfs),
+    ("block", Needs::Cluster, basic::block),
+    ("wait-for-first-consumer", Needs::Cluster, basic::wait_for_first_consumer),
+    ("topology", Needs::SharedPool, places::topology),
+    ("capacity", Needs::Cluster, places::capacity),
+    ("local-pools", Needs::LabOfLocalPools, places::local_pools),
+    ("rwx-directory", Needs::SharedPool, basic::shared_directory),
+    ("rwop", Needs::Cluster, basic::one_pod),
+    ("fs-group-and-sub-path", Needs::Cluster, basic::fs_group_and_sub_path),
+    ("ephemeral", Needs::Cluster, basic::ephemeral),
+    ("reschedule", Needs::SharedPool, moves::reschedule),
+    ("stateful-set", Needs::Cluster, moves::stateful_set),
+    ("snapshot-restore", Needs::Cluster, copies::snapshot_and_restore),
+    ("clone", Needs::Cluster, copies::clone),
+    ("expand", Needs::Cluster, copies::expand),
+    ("group-snapshot", Needs::SharedPool, copies::group_snapshot),
+    ("attributes-class", Needs::Cluster, copies::attributes_class),
+    ("changed-blocks", Needs::Lab, copies::changed_blocks),
+    ("retain-and-static", Needs::Cluster, policies::retain_and_static),
+    ("read-only", Needs::Cluster, policies::read_only),
+    ("hundred-pods", Needs::SharedPool, many::hundred_pods),
+    ("node-plugin-upgraded", Needs::SharedPool, plugin::upgraded),
+    ("node-plugin-absent", Needs::SharedPool, plugin::absent),
+    ("node-plugin-killed", Needs::Lab, faults::node_plugin_killed),
+    ("kubelet-killed", Needs::Lab, faults::kubelet_killed),
+    ("containerd-killed", Needs::Lab, faults::containerd_killed),
+    ("controller-manager-killed", Needs::Lab, faults::controller_manager_killed),
+    ("controller-killed", Needs::Lab, faults::controller_killed),
 ];
 
-pub(super) fn all(report: &Report, lab: &Lab) {
-    for (name, scenario) in SCENARIOS {
-        report.test(name, || {
-            let space = Space::open(lab, name)?;
-            scenario(&space)?;
-            space.close()
-        });
+pub(super) fn all(report: &Report, ground: &Ground) {
+    for (name, needs, scenario) in SCENARIOS {
+        if let Some(lacking) = ground.lacks(needs) {
+            if report.wants(name) {
+                report.skipped(name, lacking);
+            }
+            continue;
+        }
+        report.test(name, || run(ground, name, scenario));
     }
     // What a failed scenario left is its own failure; here it would only be said twice.
-    if !report.has_failed() {
+    if let Some(lab) = ground.lab.filter(|_| !report.has_failed()) {
         report.test("nothing-left", || nothing_left(lab));
+    }
+}
+
+fn run(ground: &Ground, name: &str, scenario: Scenario) -> Result<()> {
+    let space = Space::open(ground, name)?;
+    match scenario(&space) {
+        Ok(()) => space.close(),
+        Err(failure) => {
+            space.abandon();
+            Err(failure)
+        }
     }
 }
 
@@ -60,10 +86,12 @@ fn nothing_left(lab: &Lab) -> Result<()> {
         let left = lab.cluster.list("/apis/storage.k8s.io/v1/volumeattachments")?;
         Ok(if left.is_empty() { Ok(()) } else { Err(format!("{} are left", left.len())) })
     })?;
-    for part in ["volumes", "snapshots", "groups", "trash"] {
-        let mut left = entries(&lab.place.pool().join(part));
-        left.retain(|path| path.file_name().is_some_and(|name| name != ".ballast"));
-        ensure(left.is_empty(), || format!("the pool still has {left:?}"))?;
+    for pool in lab.place.pool_directories() {
+        for part in ["volumes", "snapshots", "groups", "trash"] {
+            let mut left = entries(&pool.join(part));
+            left.retain(|path| path.file_name().is_some_and(|name| name != ".ballast"));
+            ensure(left.is_empty(), || format!("the pool still has {left:?}"))?;
+        }
     }
     let loops = lab.place.volume_loops()?;
     ensure(loops.is_empty(), || format!("loop devices are left: {loops:?}"))

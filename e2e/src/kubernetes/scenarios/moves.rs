@@ -20,12 +20,12 @@ pub(super) fn reschedule(space: &Space) -> Result<()> {
         },
     });
     let collection = format!("/apis/apps/v1/namespaces/{}/deployments", space.name);
-    space.lab.cluster.create(&collection, &deployment)?;
+    space.cluster.create(&collection, &deployment)?;
     let (first, node) = running_pod(space, None)?;
     space.write(&first, "/data/file", "moved")?;
     cordon(space, &node, true)?;
     let began = Instant::now();
-    space.lab.cluster.delete(&space.path("pods", &first))?;
+    space.cluster.delete(&space.path("pods", &first))?;
     let moved = running_pod(space, Some(&first));
     cordon(space, &node, false)?;
     let (second, other) = moved?;
@@ -38,7 +38,7 @@ pub(super) fn reschedule(space: &Space) -> Result<()> {
 fn running_pod(space: &Space, other: Option<&str>) -> Result<(String, String)> {
     let list = format!("/api/v1/namespaces/{}/pods", space.name);
     space.look("a pod of the deployment running", || {
-        let pods = space.lab.cluster.list(&list)?;
+        let pods = space.cluster.list(&list)?;
         let is_wanted = |pod: &&Value| has_condition(pod, "Ready") && other.is_none_or(|other| name_of(pod) != other);
         let found = pods.iter().find(is_wanted);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -50,7 +50,7 @@ fn running_pod(space: &Space, other: Option<&str>) -> Result<(String, String)> {
 
 fn cordon(space: &Space, node: &str, is_closed: bool) -> Result<()> {
     let change = json!({"spec": {"unschedulable": is_closed}});
-    space.lab.cluster.patch(&format!("/api/v1/nodes/{node}"), &change).map(drop)
+    space.cluster.patch(&format!("/api/v1/nodes/{node}"), &change).map(drop)
 }
 
 /// Three pods with a volume each; all are deleted, and each finds its own again.
@@ -73,18 +73,18 @@ pub(super) fn stateful_set(space: &Space) -> Result<()> {
         },
     });
     let began = Instant::now();
-    space.lab.cluster.create(&format!("/apis/apps/v1/namespaces/{}/statefulsets", space.name), &set)?;
+    space.cluster.create(&format!("/apis/apps/v1/namespaces/{}/statefulsets", space.name), &set)?;
     for pod in pods {
         space.wait_running(pod)?;
     }
     space.time("three pods running", began.elapsed());
     for pod in pods {
         space.write(pod, "/data/name", pod)?;
-        space.lab.cluster.delete(&space.path("pods", pod))?;
+        space.cluster.delete(&space.path("pods", pod))?;
     }
     for pod in pods {
         space.look(&format!("{pod} again"), || {
-            let object = space.lab.cluster.find(&space.path("pods", pod))?;
+            let object = space.cluster.find(&space.path("pods", pod))?;
             let is_new = object.is_some_and(|object| object["metadata"]["deletionTimestamp"].is_null());
             Ok(if is_new { Ok(()) } else { Err("the old one is there".to_owned()) })
         })?;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 /// A volume is kept when its claim goes, and used again as a volume that an administrator made; then removed for good.
 pub(super) fn retain_and_static(space: &Space) -> Result<()> {
-    let cluster = &space.lab.cluster;
+    let cluster = &space.cluster;
     let app = pod("app", &[Volume::at("data", "/data")]);
     space.start(&claim("data", "hawser-retain", "ReadWriteOnce", "1Gi"), &app)?;
     space.write("app", "/data/file", "kept")?;
