@@ -1,5 +1,6 @@
 //! The connection to the API server, and its errors in words.
 
+use kube::runtime::watcher;
 use kube::{Client, Config, Error as KubeError};
 use std::time::Duration;
 use volume::{Error, ErrorKind, Result};
@@ -31,4 +32,15 @@ pub fn explain(what: &str, error: KubeError) -> Error {
         _ => (ErrorKind::Unavailable, ""),
     };
     Error::new(kind, format!("cannot {what}: {}{hint}", status.message))
+}
+
+/// As [`explain`], of a watch that will be tried again.
+pub(crate) fn explain_watch(what: &str, error: watcher::Error) -> Error {
+    match error {
+        watcher::Error::InitialListFailed(cause)
+        | watcher::Error::WatchStartFailed(cause)
+        | watcher::Error::WatchFailed(cause) => explain(what, cause),
+        watcher::Error::WatchError(status) => explain(what, KubeError::Api(status)),
+        other => Error::with_source(ErrorKind::Unavailable, format!("cannot {what}"), other),
+    }
 }

@@ -66,7 +66,8 @@ impl NodeCertificate {
                     let left = validity.renew_at().duration_since(SystemTime::now()).unwrap_or_default();
                     left.clamp(TRY_AGAIN, LOOK_AGAIN)
                 }
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => TRY_LATER,
+                // The agent serves with what it has, or the answer was no.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied || self.kept().is_ok() => TRY_LATER,
                 Err(_) => TRY_AGAIN,
             };
             let failure = kept.err().map(|error| error.chain());

@@ -1,6 +1,6 @@
 //! Answers the requests of nodes for certificates. Every controller does it; the API server lets one answer through.
 
-use crate::client::explain;
+use crate::client::{explain, explain_watch};
 use crate::names::{Names, SIGNER};
 use crate::policy::{Verdict, judge};
 use agent::{Signer, Validity};
@@ -11,12 +11,14 @@ use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
-use volume::{Error, ErrorKind, Result};
+use volume::{ErrorKind, Result};
 
 const TRY_AGAIN: Duration = Duration::from_secs(3);
+/// An error after so much quiet is news again.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// As it is shown by `kubectl describe csr`.
 const REASON: &str = "HawserPolicy";
 
@@ -28,10 +30,11 @@ pub async fn sign_requests(client: Client, names: Names, mut signers: watch::Rec
     let requests: Api<CertificateSigningRequest> = Api::all(client);
     let mut last = String::new();
     loop {
+        let began = Instant::now();
         // It begins with all that are there, so that none is lost by an error.
         if let Err(error) = watch_requests(&requests, &names, &signers).await {
             let text = error.chain();
-            if text != last {
+            if text != last || began.elapsed() > TELL_AGAIN {
                 tracing::error!(error = text, "requests for certificates are not answered; trying again");
                 last = text;
             }
@@ -51,9 +54,7 @@ async fn watch_requests(
     let config = watcher::Config::default().fields(&format!("spec.signerName={SIGNER}"));
     let mut events = pin!(watcher(requests.clone(), config));
     while let Some(event) = events.next().await {
-        let event = event.map_err(|error| {
-            Error::with_source(ErrorKind::Unavailable, "cannot watch requests for certificates", error)
-        })?;
+        let event = event.map_err(|error| explain_watch("watch requests for certificates", error))?;
         if let watcher::Event::Apply(object) | watcher::Event::InitApply(object) = event {
             let signer = signers.borrow().clone();
             let Some(signer) = signer else { continue };

@@ -1,6 +1,6 @@
 //! Watches pods and Nodes, and tells [`Agents`] whom to follow.
 
-use crate::client::explain;
+use crate::client::{explain, explain_watch};
 use crate::discovery::{Discovery, Picture, SeenNode, SeenPod};
 use crate::mirror::Mirror;
 use crate::names::{ADDRESS_ANNOTATION, Names};
@@ -13,6 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use std::pin::pin;
 use std::sync::Weak;
 use tokio_stream::StreamExt;
+use volume::Result;
 
 /// Where the agent listens unless the pod says otherwise, by a port named so.
 const DEFAULT_PORT: i32 = 9809;
@@ -48,19 +49,21 @@ pub async fn follow_pods(client: Client, names: Names, agents: Weak<Agents>) {
         agents.follow(&follow);
         agents.expect(awaited);
         for note in notes {
-            note_address(&nodes, &note).await;
+            if let Err(error) = note_address(&nodes, &note).await {
+                let missing = "a controller that starts while the node's pod is away will not know of it";
+                tracing::warn!(error = error.chain(), "{missing}");
+                // The others would fail alike, and are tried again with the next change.
+                break;
+            }
         }
     }
 }
 
-/// For controllers that start while the pod is away. What fails is tried again with the next change.
-async fn note_address(nodes: &Api<PartialObjectMeta<Node>>, note: &AgentAddress) {
+/// For controllers that start while the pod is away.
+async fn note_address(nodes: &Api<PartialObjectMeta<Node>>, note: &AgentAddress) -> Result<()> {
     let patch = serde_json::json!({"metadata": {"annotations": {ADDRESS_ANNOTATION: note.address}}});
     let patched = nodes.patch(note.node.as_str(), &PatchParams::default(), &Patch::Merge(patch)).await;
-    if let Err(error) = patched {
-        let error = explain(&format!("note the agent's address at the Node {}", note.node), error);
-        tracing::warn!(error = error.chain(), "a controller that starts while the node's pod is away will not know it");
-    }
+    patched.map(drop).map_err(|error| explain(&format!("note the agent's address at the Node {}", note.node), error))
 }
 
 fn seen_pod(pod: &Pod) -> SeenPod {
@@ -96,7 +99,7 @@ impl Trouble {
         Self { what, last: None }
     }
 
-    fn heard<T>(&mut self, event: Result<T, watcher::Error>) -> Option<T> {
+    fn heard<T>(&mut self, event: watcher::Result<T>) -> Option<T> {
         match event {
             Ok(event) => {
                 if self.last.take().is_some() {
@@ -105,7 +108,7 @@ impl Trouble {
                 Some(event)
             }
             Err(error) => {
-                let text = error.to_string();
+                let text = explain_watch(&format!("watch the {}", self.what), error).chain();
                 if self.last.as_ref() != Some(&text) {
                     let known = "those last known are followed; trying again";
                     tracing::warn!(error = text, "the {} of the cluster cannot be watched; {known}", self.what);
