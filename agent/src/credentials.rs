@@ -232,10 +232,9 @@ fn chain_of(part: &Part) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn read(files: &CredentialFiles) -> Result<[Part; 3]> {
-    let part = |path: &Path| contents(path);
-    let (ca, _) = part(&files.ca)?;
-    let (cert, _) = part(&files.cert)?;
-    let (key, metadata) = part(&files.key)?;
+    let (ca, _) = contents(&files.ca)?;
+    let (cert, _) = contents(&files.cert)?;
+    let (key, metadata) = contents(&files.key)?;
     check_private(&files.key, &metadata)?;
     Ok([ca, cert, key])
 }

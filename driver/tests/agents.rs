@@ -356,3 +356,33 @@ async fn upkeep(process: &Process, volume_id: String) {
     let delete = DeleteVolumeGroupSnapshotRequest { group_snapshot_id, snapshot_ids, ..Default::default() };
     groups.delete_volume_group_snapshot(delete).await.unwrap();
 }
+
+/// Without the cluster there is nobody to ask for a certificate: the node serves all the same, and its agent as soon as
+/// a kept certificate is of use.
+#[tokio::test]
+async fn a_node_in_kubernetes_serves_before_it_has_a_certificate() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("n1");
+    let config = "node_id = \"n1\"\nmode = \"node\"\n[kubernetes]\nenabled = true\nnamespace = \"ns\"\nname = \"hawser\"\n[agent]\nlisten = \"127.0.0.1:0\"\n[[backend]]\ntype = \"memory\"\n";
+    let mut node = Process::start(&dir, config);
+    node.logged("serving node=n1");
+    node.logged("does not run as a pod with a service account");
+    let mut client = NodeClient::new(node.channel().await);
+    assert_eq!(client.node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner().node_id, "n1");
+    assert!(!node.log().contains("to controllers"));
+    node.kill();
+
+    let made = scratch.path().join("certificates");
+    let status =
+        Command::new(env!("CARGO_BIN_EXE_hawser")).arg("certificates").arg(&made).args(["--node", "n1"]).status();
+    assert!(status.unwrap().success());
+    let read = |name: &str| std::fs::read_to_string(made.join(name)).unwrap();
+    let own = dir.join("state/agent.pem");
+    std::fs::write(&own, read("node-n1.crt") + &read("node-n1.key")).unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(dir.join("state/agent-ca.pem"), read("ca.crt")).unwrap();
+    let mut node = Process::start(&dir, config);
+    node.logged("serving this node's backends to controllers");
+    node.logged("serving node=n1");
+}

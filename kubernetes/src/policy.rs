@@ -110,7 +110,8 @@ mod tests {
     fn whose_request_is_refused() {
         let of_node = |id: &str| CertificateRequest::make(&NodeId::parse(id).unwrap()).unwrap().1;
         let claim = "authentication.kubernetes.io/node-name";
-        let cases: Vec<(Box<dyn FnOnce(&mut Value)>, &str)> = vec![
+        type Change = Box<dyn FnOnce(&mut Value)>;
+        let cases: Vec<(Change, &str)> = vec![
             (Box::new(|o| o["spec"]["username"] = json!("system:serviceaccount:ns:default")), "ns:default"),
             (
                 Box::new(|o| o["spec"]["username"] = json!("system:serviceaccount:other:hawser-node")),

@@ -289,3 +289,44 @@ fn kubernetes_half_configured() {
     assert_eq!(refusal("[kubernetes]\nnamepace = \"x\""), ":2: unknown key \"namepace\"; did you mean \"namespace\"?");
     assert!(refusal("kubernetes = 3").contains("[kubernetes]"));
 }
+
+const SUPERVISED: &str = r#"
+    mode = "controller"
+    [kubernetes]
+    enabled = true
+    namespace = "storage"
+    name = "hawser"
+    [failover]
+    enabled = true
+"#;
+
+#[test]
+fn failover_takes_the_keys_of_the_supervisor() {
+    let text = format!(
+        "{SUPERVISED}replica = \"a\"\nsuspect_ms = 4000\nisolated_ms = 60000\ngiven_up_ms = \"off\"\nretry_max_ms = 900\n"
+    );
+    let settings = load(&text).unwrap().failover.unwrap();
+    let config = settings.config;
+    assert_eq!((config.suspect_ms, config.isolated_ms, config.given_up_ms), (4_000, Some(60_000), None));
+    assert_eq!((config.retry_ms, config.heartbeat_ms, settings.replica.as_str()), ((200, 900), 250, "a"));
+    let by_pod =
+        load_with(SUPERVISED, &[("HAWSER_POD_NAME", "b"), ("HAWSER_FAILOVER_MAX_AT_ONCE", "3")], vec![]).unwrap();
+    let settings = by_pod.failover.unwrap();
+    assert_eq!((settings.replica.as_str(), settings.config.max_at_once), ("b", 3));
+    assert!(load(&SUPERVISED.replace("controller", "node")).unwrap().failover.is_none(), "a node supervises nobody");
+    assert!(load("").unwrap().failover.is_none());
+}
+
+#[test]
+fn failover_refuses_what_cannot_work() {
+    let with = |line: &str| load(&format!("{SUPERVISED}{line}\n")).unwrap_err().0;
+    assert!(
+        with("suspect_ms = 1000").contains("suspect_ms is 1000, and must be at least 1750"),
+        "{}",
+        with("suspect_ms = 1000")
+    );
+    assert!(with("heartbeat_ms = 100").contains("agent.heartbeat_ms"));
+    assert!(with("suspekt_ms = 3000").contains("did you mean \"suspect_ms\""));
+    assert!(with("given_up_ms = \"never\"").contains("or off"));
+    assert!(load("[failover]\nenabled = true").unwrap_err().0.contains("kubernetes.enabled is not"));
+}

@@ -1,7 +1,7 @@
 //! The periodic look at the storage: the nodes' records and their signs of life.
 
 use super::storage::Storage;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -9,8 +9,11 @@ use volume::{Backend, BackendName, Error, ErrorKind, Incarnation, NodeId, NodeRe
 
 /// Signs of life are left as often.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A backend that takes longer is taken as one that cannot be read; the others are not held up.
-const LOOK_LIMIT: Duration = Duration::from_millis(1_500);
+/// A backend that takes longer is taken as one that cannot be read this time; the others are not held up. It may have been asked through
+/// the agent of a node that has just died: the next look goes another way.
+const LOOK_LIMIT: Duration = Duration::from_millis(700);
+/// Looks that hang, of one backend: each is a thread.
+const HUNG_AT_ONCE: usize = 4;
 
 pub(super) struct Look {
     pub(super) backends: Vec<BackendLook>,
@@ -36,10 +39,9 @@ pub(super) struct Record {
     pub(super) registered_at_ms: u64,
 }
 
-/// Looks again and again, for as long as somebody listens. A backend whose last look hangs is not asked again meanwhile: it
-/// costs one thread.
+/// Looks again and again, for as long as somebody listens.
 pub(super) async fn look_again(storage: Arc<Storage>, looks: mpsc::Sender<Look>) {
-    let hung: Arc<Mutex<BTreeSet<BackendName>>> = Arc::default();
+    let hung: Arc<Mutex<BTreeMap<BackendName, usize>>> = Arc::default();
     let mut interval = tokio::time::interval(LOOK_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -61,14 +63,21 @@ pub(super) async fn look_again(storage: Arc<Storage>, looks: mpsc::Sender<Look>)
     }
 }
 
-async fn look_at(backend: Arc<dyn Backend>, hung: Arc<Mutex<BTreeSet<BackendName>>>) -> Result<Seen> {
+async fn look_at(backend: Arc<dyn Backend>, hung: Arc<Mutex<BTreeMap<BackendName, usize>>>) -> Result<Seen> {
     let slow = || Error::new(ErrorKind::Timeout, "the storage does not answer");
-    if !hung.lock().unwrap_or_else(PoisonError::into_inner).insert(backend.name().clone()) {
-        return Err(slow());
+    {
+        let mut hung = hung.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = hung.entry(backend.name().clone()).or_default();
+        if *running >= HUNG_AT_ONCE {
+            return Err(slow());
+        }
+        *running += 1;
     }
     let look = tokio::task::spawn_blocking(move || {
         let seen = read(backend.as_ref());
-        hung.lock().unwrap_or_else(PoisonError::into_inner).remove(backend.name());
+        if let Some(running) = hung.lock().unwrap_or_else(PoisonError::into_inner).get_mut(backend.name()) {
+            *running -= 1;
+        }
         seen
     });
     match tokio::time::timeout(LOOK_LIMIT, look).await {

@@ -182,7 +182,7 @@ impl<O: Orchestrator> Runner<O> {
         for backend in &look.backends {
             match backend.seen.as_ref().map(|seen| seen.signs.as_ref()) {
                 Ok(Some(signs)) => self.witnesses.read(&backend.name, signs, now_ms),
-                Ok(None) | Err(_) => self.witnesses.unread(&backend.name),
+                Ok(None) | Err(_) => self.witnesses.unread(&backend.name, now_ms),
             }
             match &backend.seen {
                 Ok(_) => has_all = true,

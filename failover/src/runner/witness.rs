@@ -6,6 +6,8 @@ use volume::{BackendName, NodeId};
 
 /// A node that lives leaves a sign each half second, and each half second they are read. So this is a few of them.
 const SIGN_MS: u64 = 2_000;
+/// A storage that could not be read for longer may have been of no use to anybody, so nodes get the time to show themselves again.
+const GAP_MS: u64 = 2_000;
 /// A machine that answers is asked again every few seconds only.
 const REFUSED_MS: u64 = 5_000;
 
@@ -23,8 +25,8 @@ struct Sign {
     /// Since when the number stands still, as far as it was watched.
     since_ms: u64,
     has_grown: bool,
-    /// In the last look.
-    is_read: bool,
+    /// Since when it cannot be read.
+    unread_since_ms: Option<u64>,
 }
 
 impl Witnesses {
@@ -41,30 +43,36 @@ impl Witnesses {
                 None => self.signs.entry(node.clone()).or_default(),
             };
             match signs.iter_mut().find(|sign| sign.backend == *backend) {
-                Some(sign) if sign.number != *number => {
-                    (sign.has_grown, sign.number, sign.since_ms, sign.is_read) = (true, *number, now_ms, true);
+                Some(sign) => {
+                    let unread_since_ms = sign.unread_since_ms.take();
+                    if sign.number != *number {
+                        (sign.has_grown, sign.number, sign.since_ms) = (true, *number, now_ms);
+                    } else if unread_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= GAP_MS) {
+                        (sign.has_grown, sign.since_ms) = (false, now_ms);
+                    }
                 }
-                // What happened while it could not be read is not known: it is watched anew.
-                Some(sign) if !sign.is_read => (sign.has_grown, sign.since_ms, sign.is_read) = (false, now_ms, true),
-                Some(_) => {}
-                None => {
-                    let backend = backend.clone();
-                    signs.push(Sign { backend, number: *number, since_ms: now_ms, has_grown: false, is_read: true });
-                }
+                None => signs.push(Sign {
+                    backend: backend.clone(),
+                    number: *number,
+                    since_ms: now_ms,
+                    has_grown: false,
+                    unread_since_ms: None,
+                }),
             }
         }
     }
 
     /// The backend could not be read, or keeps no marks (any more).
-    pub(crate) fn unread(&mut self, backend: &BackendName) {
-        let signs = self.signs.values_mut().flatten().filter(|sign| sign.backend == *backend);
-        signs.for_each(|sign| sign.is_read = false);
+    pub(crate) fn unread(&mut self, backend: &BackendName, now_ms: u64) {
+        for sign in self.signs.values_mut().flatten().filter(|sign| sign.backend == *backend) {
+            sign.unread_since_ms.get_or_insert(now_ms);
+        }
     }
 
     /// One sign that grows is enough; stillness counts where at least one storage was watched for long enough.
     pub(crate) fn of(&self, node: &NodeId, now_ms: u64) -> Witness {
         let answers = self.refused_ms.get(node).is_some_and(|at| now_ms.saturating_sub(*at) < REFUSED_MS);
-        let read = || self.signs.get(node).into_iter().flatten().filter(|sign| sign.is_read);
+        let read = || self.signs.get(node).into_iter().flatten().filter(|sign| sign.unread_since_ms.is_none());
         let is_still = |sign: &Sign| now_ms.saturating_sub(sign.since_ms) >= SIGN_MS;
         if answers || read().any(|sign| sign.has_grown && !is_still(sign)) {
             Witness::Active
@@ -92,10 +100,13 @@ mod tests {
         assert_eq!(seen.of(&node, 3_400), Witness::Active);
         seen.read(&backend, &mark(8), 3_500);
         assert_eq!(seen.of(&node, 3_500), Witness::Silent);
-        seen.unread(&backend);
+        seen.unread(&backend, 3_600);
         assert_eq!(seen.of(&node, 3_600), Witness::CannotTell);
+        seen.read(&backend, &mark(8), 4_500);
+        assert_eq!(seen.of(&node, 4_500), Witness::Silent, "the number is what it was");
+        seen.unread(&backend, 5_000);
         seen.read(&backend, &mark(8), 9_000);
-        assert_eq!(seen.of(&node, 9_000), Witness::CannotTell, "nobody watched meanwhile");
+        assert_eq!(seen.of(&node, 9_000), Witness::CannotTell, "perhaps nobody could write meanwhile");
         seen.read(&backend, &mark(8), 11_000);
         assert_eq!(seen.of(&node, 11_000), Witness::Silent);
         seen.refused(node.clone(), 11_100);

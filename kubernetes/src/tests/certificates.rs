@@ -138,7 +138,7 @@ async fn seen_as_n1(signer: &Signer, shown: &CredentialPem) -> NodeState {
         heartbeat: Duration::from_millis(50),
         credentials,
         backends: Vec::new(),
-        identify: Arc::new(move || Ok(identity.clone())),
+        identify: Arc::new(move || Ok(identity.clone().into())),
         runtime: rpc::Runtime::new(rpc::Metrics::new(), Duration::from_secs(10)),
     });
     let server = server.await.unwrap();

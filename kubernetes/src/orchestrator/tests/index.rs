@@ -1,7 +1,7 @@
 //! The index of the cluster.
 
-use super::cluster::Cluster;
-use super::objects::{Node, PersistentVolume, Pod};
+use crate::orchestrator::cluster::Cluster;
+use crate::orchestrator::objects::{Node, PersistentVolume, Pod};
 use serde_json::{Value, json};
 use volume::{Incarnation, NodeId};
 
