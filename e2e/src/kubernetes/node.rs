@@ -354,9 +354,6 @@ fn kubelet(
         "nodeStatusUpdateFrequency": STATUS_FREQUENCY,
         // How soon a pod is looked at again, whose volume has grown: a minute by default.
         "syncFrequency": "10s",
-        // The lab kills the same processes again and again.
-        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
-        "featureGates": {"KubeletCrashLoopBackOffMax": true},
         "enforceNodeAllocatable": [],
         "resolvConf": "",
         "makeIPTablesUtilChains": false,
@@ -366,6 +363,8 @@ fn kubelet(
         "imageGCHighThresholdPercent": 100,
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "maxPods": 250,
+        // A container that was killed often starts again at once: by default it would wait up to five minutes.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     });
     let path = directory.join("lib/kubelet.json");
     std::fs::write(&path, settings.to_string())?;
