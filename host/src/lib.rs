@@ -40,7 +40,11 @@ pub trait Host: Send + Sync {
     fn ensure_directory(&self, path: &Path) -> Result<()>;
     /// Makes an empty regular file to bind a device onto; fine when it or such a bind is there.
     fn ensure_file(&self, path: &Path) -> Result<()>;
-    /// Removes an empty directory or an empty file; fine when absent. Never recursive, never a mount point.
+    /// Has nobody write to the directory that the mount at `path` hides, until [`Host::remove_target`] removes it: for a mount
+    /// that is taken from a workload whose orchestrator may start it there again. False where there is no such directory, or
+    /// its file system cannot do that.
+    fn seal_target(&self, path: &Path) -> Result<bool>;
+    /// Removes an empty directory or an empty file, also a sealed one; fine when absent. Never recursive, never a mount point.
     fn remove_target(&self, path: &Path) -> Result<()>;
 
     // Mounts.

@@ -159,6 +159,18 @@ impl Node {
         self.untune(id);
         let view = View::read(self, connector, id)?;
         let places: Vec<PathBuf> = view.places().into_iter().rev().map(Into::into).collect();
+        // The orchestrator may not know of the fence and start the workload again here, where it would write to a bare
+        // directory of the node's disk what nobody ever sees. The first place is staging's, where no workload looks; its
+        // directory is the orchestrator's to remove.
+        for target in view.file_system_places().into_iter().skip(1) {
+            match self.host.seal_target(target) {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!(volume = %id, ?target, "what is below the mount cannot be sealed"),
+                Err(error) => {
+                    tracing::warn!(volume = %id, ?target, error = error.chain(), "what is below the mount is not sealed");
+                }
+            }
+        }
         for place in &places {
             self.unmount_ours(connector, id, place)?;
         }

@@ -276,6 +276,9 @@ impl Host for Idle {
     fn ensure_file(&self, path: &Path) -> Result<()> {
         self.linux.ensure_file(path)
     }
+    fn seal_target(&self, path: &Path) -> Result<bool> {
+        self.linux.seal_target(path)
+    }
     fn remove_target(&self, path: &Path) -> Result<()> {
         self.linux.remove_target(path)
     }

@@ -74,7 +74,7 @@ macro_rules! host_suite {
     ($module:ident, $make:expr) => {
         mod $module {
             $crate::host_suite! { @tests $make;
-                paths: what_is_there, odd_paths, directories, files, removal, symlinked_parents, owners;
+                paths: what_is_there, odd_paths, directories, files, removal, sealing, symlinked_parents, owners;
                 mounts: mount_and_unmount, every_filesystem, stacking, binds, device_binds, read_only, busy, wrong_device,
                     flags, odd_targets, nothing_to_mount;
                 filesystems: probing, unreadable, growing_unmounted, growing_mounted, checking;

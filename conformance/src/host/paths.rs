@@ -105,6 +105,33 @@ pub fn removal(fixture: &dyn Fixture) {
     host.remove_target(&mounted).unwrap();
 }
 
+/// What was below a mount takes nothing once the mount is gone, and can still be removed.
+pub fn sealing(fixture: &dyn Fixture) {
+    let host = fixture.host();
+    assert!(!host.seal_target(&fixture.path("nothing")).unwrap());
+    let target = fixture.target("target");
+    let device = fixture.attach_new("image", FsType::Ext4);
+    fixture.mount(&device, FsType::Ext4, &target);
+    if !host.seal_target(&target).unwrap() {
+        // The file system that the test is on has no such flag.
+        fixture.unmount_and_detach(&target, &device);
+        return;
+    }
+    assert!(host.seal_target(&target).unwrap());
+    fixture.write_file(&target.join("on-the-volume"), b"as before").unwrap();
+    fixture.unmount_and_detach(&target, &device);
+    assert!(fixture.write_file(&target.join("below"), b"lost").is_err());
+    assert!(host.ensure_directory(&target.join("directory")).is_err());
+    assert_eq!(host.observe_path(&target).unwrap(), PathState::Directory { is_empty: true });
+    // It takes a mount again.
+    let device = fixture.attach_new("second", FsType::Ext4);
+    fixture.mount(&device, FsType::Ext4, &target);
+    fixture.write_file(&target.join("on-the-volume"), b"as before").unwrap();
+    fixture.unmount_and_detach(&target, &device);
+    host.remove_target(&target).unwrap();
+    assert_eq!(host.observe_path(&target).unwrap(), PathState::Absent);
+}
+
 pub fn symlinked_parents(fixture: &dyn Fixture) {
     let host = fixture.host();
     let real = fixture.target("real/deep");

@@ -109,6 +109,13 @@ impl Cluster {
     }
 
     pub(super) fn kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
+        let (is_done, said, complaint) = self.kubectl_said(arguments, input)?;
+        ensure(is_done, || format!("kubectl {}: {}", arguments.join(" "), complaint.trim()))?;
+        Ok(said)
+    }
+
+    /// Whether it succeeded, and what it wrote to standard output and standard error.
+    pub(super) fn kubectl_said(&self, arguments: &[&str], input: Option<&str>) -> Result<(bool, String, String)> {
         let mut kubectl = Command::new(&self.kubectl);
         kubectl.arg("--kubeconfig").arg(&self.kubeconfig).arg(COMMAND_LIMIT).args(arguments);
         let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
@@ -117,10 +124,8 @@ impl Cluster {
             stdin.write_all(input.as_bytes())?;
         }
         let output = child.wait_with_output()?;
-        ensure(output.status.success(), || {
-            format!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())
-        })?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
     }
 
     pub(super) fn kubeconfig(&self) -> &Path {

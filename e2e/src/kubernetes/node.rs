@@ -360,9 +360,6 @@ fn kubelet(
         "nodeStatusUpdateFrequency": STATUS_FREQUENCY,
         // How soon a pod is looked at again, whose volume has grown: a minute by default.
         "syncFrequency": "10s",
-        // The lab kills the same processes again and again.
-        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
-        "featureGates": {"KubeletCrashLoopBackOffMax": true},
         "enforceNodeAllocatable": [],
         "resolvConf": "",
         "makeIPTablesUtilChains": false,

@@ -160,6 +160,16 @@ impl FakeHost {
             _ => return Err(Error::not_found(format!("the directory of {} is not there", path.display()))),
         }
         let place = kernel.place(&path)?;
+        if place
+            .inner
+            .parent()
+            .is_some_and(|parent| kernel.tree(place.superblock).is_ok_and(|tree| tree.is_sealed(parent)))
+        {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("the directory of {} is sealed", path.display()),
+            ));
+        }
         if let super::kernel::Superblock::Device(number, _) = place.superblock {
             let used = kernel.tree(place.superblock)?.used_bytes();
             if used + bytes.len() as u64 > kernel.filesystem_size(number)? {

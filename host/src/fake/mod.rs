@@ -110,6 +110,10 @@ impl Host for FakeHost {
         if self.mirrors { mirror::file(path) } else { Ok(()) }
     }
 
+    fn seal_target(&self, path: &Path) -> Result<bool> {
+        self.verb(|kernel| kernel.seal_target(path))
+    }
+
     fn remove_target(&self, path: &Path) -> Result<()> {
         self.verb(|kernel| kernel.remove_target(path))?;
         if self.mirrors { mirror::remove(path) } else { Ok(()) }

@@ -60,6 +60,25 @@ impl Kernel {
         }
     }
 
+    pub(super) fn seal_target(&mut self, path: &Path) -> Result<bool, Stop> {
+        let path = self.checked(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+        // Below whatever is mounted on it.
+        let place = self.place(parent)?;
+        let hidden = place.inner.join(name);
+        match self.tree(place.superblock)?.get(&hidden) {
+            Some(node) if matches!(node.kind, Kind::Directory) && node.is_sealed => return Ok(true),
+            Some(node) if matches!(node.kind, Kind::Directory) => {}
+            _ => return Ok(false),
+        }
+        self.tree_mut(&place)?;
+        self.effect("seal-target")?;
+        if let Some(node) = self.tree_mut(&place)?.get_mut(&hidden) {
+            node.is_sealed = true;
+        }
+        Ok(true)
+    }
+
     pub(super) fn remove_target(&mut self, path: &Path) -> Result<(), Stop> {
         let path = self.checked(path)?;
         let because = |why: &str| Err(refused(format!("{} is not removed: {why}", path.display())));
@@ -117,6 +136,13 @@ impl Kernel {
 
     fn make(&mut self, path: &Path, kind: Kind, name: &'static str) -> Result<(), Stop> {
         let place = self.place(path)?;
+        if place
+            .inner
+            .parent()
+            .is_some_and(|parent| self.tree(place.superblock).is_ok_and(|tree| tree.is_sealed(parent)))
+        {
+            return Err(refused(format!("making {}: its directory is sealed", path.display())));
+        }
         self.tree_mut(&place)?;
         self.effect(name)?;
         self.tree_mut(&place)?.put(place.inner.clone(), kind);

@@ -12,6 +12,8 @@ pub(super) type DiskId = u64;
 pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) owner: Owner,
+    /// A directory in which nothing can be made.
+    pub(super) is_sealed: bool,
 }
 
 #[derive(Clone, PartialEq)]
@@ -57,6 +59,10 @@ impl Tree {
         gone.iter().filter_map(|path| self.nodes.remove(path)).collect()
     }
 
+    pub(super) fn is_sealed(&self, path: &Path) -> bool {
+        self.nodes.get(path).is_some_and(|node| node.is_sealed)
+    }
+
     pub(super) fn has_children(&self, path: &Path) -> bool {
         self.nodes.keys().any(|found| found.parent() == Some(path))
     }
@@ -77,6 +83,6 @@ impl Tree {
 impl Node {
     pub(super) fn new(kind: Kind) -> Self {
         let mode = if matches!(kind, Kind::Directory) { 0o755 } else { 0o600 };
-        Self { kind, owner: Owner { uid: 0, gid: 0, mode } }
+        Self { kind, owner: Owner { uid: 0, gid: 0, mode }, is_sealed: false }
     }
 }

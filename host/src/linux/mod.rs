@@ -70,6 +70,10 @@ impl Host for LinuxHost {
         paths::ensure_file(&self.effects, path)
     }
 
+    fn seal_target(&self, path: &Path) -> Result<bool> {
+        paths::seal(&self.effects, path)
+    }
+
     fn remove_target(&self, path: &Path) -> Result<()> {
         paths::remove(&self.effects, path)
     }

@@ -2,7 +2,8 @@
 //! own directory often is one); the last component never is followed.
 
 use super::{mountinfo, os};
-use crate::sys::mount::is_mount_root;
+use crate::sys::inode::set_immutable;
+use crate::sys::mount::{clone_tree, is_mount_root};
 use crate::{Effects, Owner, PathState};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -100,6 +101,37 @@ pub(super) fn ensure_file(effects: &Effects, path: &Path) -> Result<()> {
     }
 }
 
+/// A mount of the parent that nobody else sees shows the directory itself, and not what is mounted on it. So it is sealed
+/// before it can be seen.
+pub(super) fn seal(effects: &Effects, path: &Path) -> Result<bool> {
+    let (_, name) = checked(path)?;
+    let failed = |errno| os::error(format!("sealing {}", path.display()), errno);
+    let Some(parent) = path.parent().filter(|parent| parent.parent().is_some()) else { return Ok(false) };
+    let without_mounts = clone_tree(open_place(parent)?).map_err(failed)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let directory = match openat(&without_mounts, name, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(false),
+        Err(errno) => return Err(failed(errno)),
+    };
+    match set_immutable(&directory, true) {
+        Ok(is_new) => {
+            if is_new {
+                effects.done("seal-target");
+            }
+            Ok(true)
+        }
+        Err(Errno::ENOTTY | Errno::EOPNOTSUPP | Errno::EPERM) => Ok(false),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Whether it was sealed.
+fn unseal(path: &Path) -> nix::Result<bool> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    set_immutable(openat(AT_FDCWD, path, flags, Mode::empty())?, false)
+}
+
 pub(super) fn remove(effects: &Effects, path: &Path) -> Result<()> {
     let refused =
         |why: &str| Err(Error::new(ErrorKind::FailedPrecondition, format!("{} is not removed: {why}", path.display())));
@@ -118,7 +150,11 @@ pub(super) fn remove(effects: &Effects, path: &Path) -> Result<()> {
         // Data that somebody wrote where a mount was expected, or a device node that is not ours.
         other => return refused(&format!("it is {}, not an empty file", describe(&other))),
     }
-    match unlinkat(AT_FDCWD, path, flag) {
+    let unlinked = match unlinkat(AT_FDCWD, path, flag) {
+        Err(Errno::EPERM) if unseal(path) == Ok(true) => unlinkat(AT_FDCWD, path, flag),
+        other => other,
+    };
+    match unlinked {
         Ok(()) => {
             effects.done("remove-target");
             Ok(())

@@ -8,6 +8,9 @@ const FITHAW: libc::Ioctl = nix::request_code_readwrite!(b'X', 120, size_of::<li
 /// The same number in ext4 and xfs.
 const FS_IOC_SHUTDOWN: libc::Ioctl = nix::request_code_read!(b'X', 125, size_of::<u32>()) as libc::Ioctl;
 const FITRIM: libc::Ioctl = nix::request_code_readwrite!(b'X', 121, size_of::<TrimRange>()) as libc::Ioctl;
+const FS_IOC_GETFLAGS: libc::Ioctl = nix::request_code_read!(b'f', 1, size_of::<libc::c_long>()) as libc::Ioctl;
+const FS_IOC_SETFLAGS: libc::Ioctl = nix::request_code_write!(b'f', 2, size_of::<libc::c_long>()) as libc::Ioctl;
+const FS_IMMUTABLE_FL: libc::c_int = 0x10;
 /// Stop at once; what the log holds in memory is dropped.
 const SHUTDOWN_NOLOGFLUSH: u32 = 2;
 const BTRFS_IOC_FS_INFO: libc::Ioctl = nix::request_code_read!(0x94, 31, size_of::<BtrfsFsInfo>()) as libc::Ioctl;
@@ -34,6 +37,20 @@ pub(crate) fn trim(file: impl AsFd) -> nix::Result<u64> {
     let mut range = TrimRange { start: 0, length: u64::MAX, least_extent: 0 };
     // SAFETY: the kernel reads and writes a struct fstrim_range of ours.
     Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FITRIM, &mut range) }).map(|_| range.length)
+}
+
+/// Sets or clears FS_IMMUTABLE_FL (ioctl_iflags(2)): nothing can be made or removed in such a directory, nor it itself. Whether
+/// that changed anything. ENOTTY or EOPNOTSUPP where the file system has no flags.
+pub(crate) fn set_immutable(file: impl AsFd, immutable: bool) -> nix::Result<bool> {
+    let mut flags: libc::c_int = 0;
+    // SAFETY: declared with `long`, the kernel writes an `int`, here into one of ours.
+    Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_GETFLAGS, &mut flags) })?;
+    let wanted = if immutable { flags | FS_IMMUTABLE_FL } else { flags & !FS_IMMUTABLE_FL };
+    if wanted == flags {
+        return Ok(false);
+    }
+    // SAFETY: as above, it reads an `int` of ours.
+    Errno::result(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_SETFLAGS, &wanted) }).map(|_| true)
 }
 
 /// FIFREEZE: writes everything out and stops all writers of the file system that `file` is on. EBUSY when frozen.

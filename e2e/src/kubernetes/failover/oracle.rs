@@ -4,7 +4,7 @@ use super::pool;
 use super::room::Room;
 use super::watch::{Seen, Subject};
 use super::workload::Ack;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, ensure};
 use serde_json::{Value, json};
 
 #[derive(Debug, Default)]
@@ -50,9 +50,11 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verd
     verdict.note("holders", pool::ensure_one_holder(&states));
     if seen.moments.first.is_some() {
         let ledger = subject.workload.ledger_of(|epoch| old.contains(&epoch))?;
-        let verified = verify(space, subject, &ledger);
-        match verified {
-            Ok(findings) => verdict.ledger = findings,
+        match findings(space, subject, &ledger) {
+            Ok(findings) => {
+                verdict.note("ledger", ensure_passed(&findings));
+                verdict.ledger = findings;
+            }
             Err(failure) => verdict.problems.push(format!("ledger: {failure}")),
         }
     } else {
@@ -61,8 +63,19 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verd
     Ok(verdict)
 }
 
-/// Looks for every ack of the ledger on the volume, in the pod that has it now.
+/// What [`findings`] finds, when every ack is there and the ledger is whole.
 pub(super) fn verify(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
+    let findings = findings(space, subject, ledger)?;
+    ensure_passed(&findings)?;
+    Ok(findings)
+}
+
+fn ensure_passed(findings: &Value) -> Result<()> {
+    ensure(findings["pass"] == true, || findings.to_string())
+}
+
+/// Looks for every ack of the ledger on the volume, in the pod that has it now.
+fn findings(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
     let uid = &subject.old.uid;
     let starts = subject.workload.starts()?;
     let pod = starts.iter().rev().find(|start| start.uid != *uid).ok_or("it has no other pod")?;
@@ -88,9 +101,9 @@ pub(super) fn verify(space: &Room, subject: &Subject, ledger: &str) -> Result<Va
         "--at-least",
         &at_least,
     ];
-    let said = space.lab.cluster.kubectl(&verify, Some(ledger))?;
-    let findings: Value = serde_json::from_str(&said).map_err(|error| format!("{said:?}: {error}"))?;
-    if findings["pass"] == true { Ok(findings) } else { Err(findings.to_string().into()) }
+    let (_, said, complaint) = space.lab.cluster.kubectl_said(&verify, Some(ledger))?;
+    let findings = serde_json::from_str::<Value>(&said).ok().filter(|findings| findings["pass"].is_boolean());
+    findings.ok_or_else(|| format!("hawser workload verify: {said:?}, {complaint:?}").into())
 }
 
 /// Acks of these epochs that ended after the fence: those that began before it, and those that did not.

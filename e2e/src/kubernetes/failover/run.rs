@@ -83,19 +83,31 @@ impl Plan<'_> {
         let victims = victims(self.lab, self.mover, self.number, self.fault.victims())?;
         let subjects = self.subjects(space, &victims)?;
         std::thread::sleep(WRITING);
-        let names: Vec<&str> = victims.iter().map(|node| node.name.as_str()).collect();
-        let leader_failed = names.contains(&installed::leader(self.lab)?.as_str());
+        let leader = installed::leader(self.lab)?;
+        let leader_failed = victims.iter().any(|node| node.name == leader);
         let fault_ns = self.fault.strike(&victims)?;
+        let ended = self.follow(space, &victims, &subjects, fault_ns);
+        if ended.is_err() {
+            // The next run needs these nodes as well.
+            let _ = self.fault.mend(&victims);
+            victims.iter().for_each(|node| drop(self.mover.readmit(self.lab, &node.name)));
+        }
+        ended.map(|outcomes| Outcomes { leader_failed, ..outcomes })
+    }
+
+    /// From the fault to the node's return.
+    fn follow(&self, space: &Room, victims: &[&Node], subjects: &[Subject], fault_ns: u64) -> Result<Outcomes> {
+        let names: Vec<&str> = victims.iter().map(|node| node.name.as_str()).collect();
         let by_hand = AtomicU64::new(0);
         let (seen, moved, acts) = std::thread::scope(|scope| {
-            let acts = scope.spawn(|| self.fault.go_on(self.lab, &victims));
+            let acts = scope.spawn(|| self.fault.go_on(self.lab, victims));
             let moved = scope.spawn(|| {
                 let fenced = self.mover.act(self.lab, &space.name, &names)?;
                 by_hand.store(fenced.unwrap_or_default(), Ordering::SeqCst);
                 Ok(())
             });
             let fenced = || Some(by_hand.load(Ordering::SeqCst)).filter(|at_ns| *at_ns > 0);
-            let seen = watch(self.lab, &space.name, &subjects, self.limit, &fenced);
+            let seen = watch(self.lab, &space.name, subjects, self.limit, &fenced);
             (seen, join(moved), join(acts))
         });
         let (seen, acts) = (seen?, acts?);
@@ -104,7 +116,7 @@ impl Plan<'_> {
         moved.context(|| "moving the workload by hand".to_owned())?;
         std::thread::sleep(WRITING);
         let mended_ns = now_ns()?;
-        self.fault.mend(&victims)?;
+        self.fault.mend(victims)?;
         std::thread::sleep(AFTER_MENDING);
         let mut each = Vec::new();
         for (subject, seen) in subjects.iter().zip(&seen) {
@@ -114,17 +126,17 @@ impl Plan<'_> {
             subjects.iter().try_for_each(|subject| inspect(space, subject))?;
         }
         let is_moved = each.iter().all(|outcome| outcome.moments.first.is_some());
-        for node in &victims {
+        for node in victims {
             // Where nothing was fenced the old holders still hold their volumes, and their workloads end with the run.
             let returned =
-                if is_moved { self.ensure_returned(node, &subjects) } else { self.mover.readmit(self.lab, &node.name) };
+                if is_moved { self.ensure_returned(node, subjects) } else { self.mover.readmit(self.lab, &node.name) };
             each.iter_mut()
                 .filter(|one| one.from == node.name)
                 .for_each(|one| one.verdict.note("return", returned.clone()));
         }
         let returned_ms = (now_ns()? - mended_ns) / 1_000_000;
         let history = History { refusals, ..History::since(self.lab, fault_ns)? };
-        Ok(Outcomes { fault_ns, acts, leader_failed, each, history, returned_ms })
+        Ok(Outcomes { fault_ns, acts, leader_failed: false, each, history, returned_ms })
     }
 
     /// One workload of each kind, on one node, or with two nodes on one each. Which of them has a raw volume takes turns.

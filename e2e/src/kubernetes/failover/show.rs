@@ -188,10 +188,12 @@ impl<'a> Screen<'a> {
         let mut all = Vec::new();
         for node in &self.lab.nodes {
             let Some(object) = self.lab.cluster.find(&format!("/api/v1/nodes/{}", node.name))? else { continue };
-            let mut words = vec![if has_condition(&object, "Ready") { "Ready" } else { "NotReady" }];
-            if !node.is_running() {
-                words.insert(0, "dead");
-            }
+            let mut words = match (node.is_running(), has_condition(&object, "Ready")) {
+                (true, true) => vec!["Ready"],
+                (true, false) => vec!["NotReady"],
+                (false, true) => vec!["dead; Kubernetes has not noticed"],
+                (false, false) => vec!["dead; NotReady"],
+            };
             if has_taint(&object) {
                 words.push("out of service");
             }

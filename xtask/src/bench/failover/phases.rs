@@ -31,6 +31,9 @@ pub(super) enum End {
 /// to its node; to the new process; to its first write that is durable.
 pub(super) const NAMES: [&str; 6] = ["detect", "fence", "evict", "attach", "start", "fsync"];
 
+/// How movers are named that are no supervisor.
+const BY_HAND: &str = "by-hand";
+
 #[derive(Deserialize)]
 struct Line {
     fault: String,
@@ -79,7 +82,8 @@ impl Sample {
         let line: Line = serde_json::from_str(line).map_err(|error| format!("{error} in {line:?}"))?;
         let at = &line.at_ms;
         // By hand nothing is detected.
-        let detected = at.detected.or(at.fenced.map(|_| 0.0));
+        let by_hand = line.mover.starts_with(BY_HAND).then_some(0.0);
+        let detected = at.detected.or(by_hand);
         let moments = [detected, at.fenced, at.created, at.attached, at.started, line.total_ms];
         let mut before = Some(0.0);
         let phases = moments.map(|moment| {
