@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// What the scenario is still waiting for is in its error; a machine that is busy with other things is slow.
 pub(super) const LIMIT: Duration = Duration::from_secs(180);
 
+/// Of the namespaces of scenarios.
+const LABEL: &str = "hawser.dev/e2e";
+
 pub(super) struct Space<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) ground: &'a Ground<'a>,
@@ -86,7 +89,7 @@ pub(super) fn on_node(mut pod: Value, node: &str) -> Value {
 impl<'a> Space<'a> {
     pub(super) fn open(ground: &'a Ground<'a>, scenario: &str) -> Result<Self> {
         let space = Self { cluster: ground.cluster, ground, name: ground.namespace(scenario) };
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space.name}});
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space.name, "labels": {LABEL: "scenario"}}});
         space.cluster.create("/api/v1/namespaces", &object)?;
         // No pod is admitted before.
         space.cluster.wait("the namespace's service account", LIMIT, || {
@@ -199,9 +202,7 @@ impl<'a> Space<'a> {
         let directories: Vec<_> =
             handles.flat_map(|id| pools.iter().map(move |pool| pool.join("volumes").join(id))).collect();
         self.empty()?;
-        let path = format!("/api/v1/namespaces/{}", self.name);
-        self.cluster.delete(&path)?;
-        self.cluster.wait_gone(&path, LIMIT)?;
+        self.delete_namespace()?;
         self.look("its volumes deleted", || {
             let left = self.volumes()?;
             Ok(if left.is_empty() { Ok(()) } else { Err(json!(left).to_string()) })
@@ -214,8 +215,13 @@ impl<'a> Space<'a> {
     /// What a failed scenario left on a cluster that is not the lab's; without waiting.
     pub(super) fn abandon(&self) {
         if self.ground.lab.is_none() {
-            let _ = self.cluster.delete(&format!("/api/v1/namespaces/{}", self.name));
+            let _ = self.delete_namespace();
         }
+    }
+
+    /// Its end is waited for once, when all scenarios are through: it takes 5 s, whatever is in it.
+    fn delete_namespace(&self) -> Result<()> {
+        self.cluster.delete(&format!("/api/v1/namespaces/{}", self.name))
     }
 
     /// Pods and claims, and what would make them again. The namespace's own end would take 8 s more: it comes back only
@@ -246,6 +252,16 @@ impl<'a> Space<'a> {
         let all = self.cluster.list("/api/v1/persistentvolumes").context(|| "its volumes".to_owned())?;
         Ok(all.into_iter().filter(|volume| volume["spec"]["claimRef"]["namespace"] == *self.name).collect())
     }
+}
+
+/// Waits for the end of the namespaces of all scenarios, and so of whatever else was in them.
+pub(super) fn wait_namespaces_gone(cluster: &Cluster) -> Result<()> {
+    cluster.wait("the namespaces of all scenarios gone", LIMIT, || {
+        let left = cluster.list(&format!("/api/v1/namespaces?labelSelector={}", LABEL.replace('/', "%2F")))?;
+        let seen =
+            || left.iter().map(|one| format!("{} {}", name_of(one), one["status"])).collect::<Vec<_>>().join(", ");
+        Ok(if left.is_empty() { Ok(()) } else { Err(seen()) })
+    })
 }
 
 pub(super) fn name_of(object: &Value) -> &str {

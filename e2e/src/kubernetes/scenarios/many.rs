@@ -6,6 +6,7 @@ use crate::kubernetes::space::{Space, Volume, claim, on_node, pod};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
+const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
 const PODS: usize = 100;
 /// With volumes against without.
 const GOAL: f64 = 1.1;
@@ -33,14 +34,14 @@ fn timed(space: &Space, what: &str, make: impl Fn(&str) -> Result<Value>) -> Res
     for number in 0..PODS {
         space.create_pod(&on_node(make(&format!("app-{number}"))?, space.node(0)))?;
     }
-    let all = format!("/api/v1/namespaces/{}/pods", space.name);
-    space.look("all running", || {
-        // Of a hundred pods the list itself is work for the API server.
-        std::thread::sleep(Duration::from_millis(200));
-        let pods = space.cluster.list(&all)?;
-        let running = pods.iter().filter(|pod| has_condition(pod, "Ready")).count();
-        Ok(if running == PODS { Ok(()) } else { Err(format!("{running} of {PODS}")) })
-    })?;
+    let in_space = |kind: &str| format!("/api/v1/namespaces/{}/{kind}", space.name);
+    if !space.cluster.list(&in_space("persistentvolumeclaims"))?.is_empty() {
+        wait_all(space, "bound", &in_space("persistentvolumeclaims"), |claim| claim["status"]["phase"] == "Bound")?;
+        space.time(&format!("{PODS} claims bound"), began.elapsed());
+        wait_all(space, "attached", ATTACHMENTS, |one| one["status"]["attached"] == true)?;
+        space.time(&format!("{PODS} volumes attached"), began.elapsed());
+    }
+    wait_all(space, "running", &in_space("pods"), |pod| has_condition(pod, "Ready"))?;
     let took = began.elapsed();
     space.time(&format!("{PODS} pods {what} running"), took);
     let last = format!("app-{}", PODS - 1);
@@ -50,4 +51,13 @@ fn timed(space: &Space, what: &str, make: impl Fn(&str) -> Result<Value>) -> Res
     space.empty()?;
     space.time(&format!("{PODS} pods {what} removed"), began.elapsed());
     Ok(took)
+}
+
+fn wait_all(space: &Space, what: &str, list: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+    space.look(&format!("all {what}"), || {
+        // Of a hundred the list itself is work for the API server.
+        std::thread::sleep(Duration::from_millis(200));
+        let done = space.cluster.list(list)?.iter().filter(|object| holds(object)).count();
+        Ok(if done >= PODS { Ok(()) } else { Err(format!("{done} of {PODS}")) })
+    })
 }

@@ -13,7 +13,7 @@ mod writer;
 use super::Lab;
 use super::ground::{Ground, Needs};
 use super::process::wait_until;
-use super::space::{LIMIT, Space};
+use super::space::{LIMIT, Space, wait_namespaces_gone};
 use crate::failure::{Result, ensure};
 use crate::lab::entries;
 use crate::report::Report;
@@ -64,8 +64,11 @@ pub(super) fn all(report: &Report, ground: &Ground) {
         report.test(name, || run(ground, name, scenario));
     }
     // What a failed scenario left is its own failure; here it would only be said twice.
-    if let Some(lab) = ground.lab.filter(|_| !report.has_failed()) {
-        report.test("nothing-left", || nothing_left(lab));
+    if !report.has_failed() {
+        report.test("nothing-left", || {
+            wait_namespaces_gone(ground.cluster)?;
+            ground.lab.map_or(Ok(()), nothing_left)
+        });
     }
 }
 
