@@ -44,13 +44,13 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", about: "the rules of this tree", needs: &["install"], run: tidy },
     Step { name: "clippy", about: "clippy, warnings are errors", needs: &["install"], run: clippy },
     Step { name: "unit", about: "unit, property and conformance tests", needs: &["install"], run: unit },
+    Step { name: "build", about: "the release binaries that the steps below run", needs: &["install"], run: build },
     Step {
         name: "chart",
-        about: "the Helm chart: lint, what it renders, what it refuses",
-        needs: &["install"],
-        run: |session, log| chart::check(&session.workspace, false, log),
+        about: "the Helm chart: lint, what it renders, what it refuses, and that hawser takes its configuration",
+        needs: &["install", "build"],
+        run: chart,
     },
-    Step { name: "build", about: "the release binaries that the steps below run", needs: &["install"], run: build },
     Step {
         name: "sanity",
         about: "csi-sanity against the real binary: each profile, file system and block access",
@@ -338,6 +338,11 @@ fn demo(session: &mut Session, log: &mut Log) -> Counts {
         }
     }
     counts
+}
+
+fn chart(session: &mut Session, log: &mut Log) -> Counts {
+    let Some(Binaries { hawser, .. }) = &session.binaries else { return Counts::fail("the binary is not there") };
+    chart::check(&session.workspace, false, Some(hawser), log)
 }
 
 fn bench(session: &mut Session, log: &mut Log) -> Counts {

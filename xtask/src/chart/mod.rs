@@ -1,6 +1,7 @@
 //! `cargo xtask chart`: the Helm chart, rendered with several values and compared with what is kept in charts/tests/rendered;
 //! what every rendering must keep to; and the values that must be refused.
 
+mod configuration;
 mod refusals;
 mod rules;
 
@@ -17,6 +18,9 @@ pub(crate) struct ChartArguments {
     /// Keeps what is rendered now as what is right.
     #[arg(long)]
     update: bool,
+    /// A hawser that the configurations are given to.
+    #[arg(long, value_name = "FILE")]
+    hawser: Option<PathBuf>,
 }
 
 /// Values that the chart is rendered with.
@@ -45,7 +49,7 @@ pub(crate) fn chart(arguments: &ChartArguments) -> Result<bool, String> {
     let workspace = Workspace::load()?;
     let mut log = Log::create(&workspace.log_directory(), "chart")?;
     install::packages(&mut log)?;
-    let counts = check(&workspace, arguments.update, &mut log);
+    let counts = check(&workspace, arguments.update, arguments.hawser.as_deref(), &mut log);
     for failure in &counts.failures {
         println!("FAILED {failure}");
     }
@@ -54,7 +58,7 @@ pub(crate) fn chart(arguments: &ChartArguments) -> Result<bool, String> {
 }
 
 /// Everything, as a step of the tests.
-pub(crate) fn check(workspace: &Workspace, update: bool, log: &mut Log) -> Counts {
+pub(crate) fn check(workspace: &Workspace, update: bool, hawser: Option<&Path>, log: &mut Log) -> Counts {
     let helm = match kubernetes::installed(kubernetes::HELM, log) {
         Ok(directory) => Helm { program: directory.join("helm"), root: workspace.root.clone() },
         Err(error) => return Counts::fail(error),
@@ -78,6 +82,10 @@ pub(crate) fn check(workspace: &Workspace, update: bool, log: &mut Log) -> Count
         };
         let kept = workspace.root.join(format!("charts/tests/rendered/{}.yaml", case.name));
         done(format!("{} as it was", case.name), compare(&rendered, &kept, update));
+        if let Some(hawser) = hawser {
+            let result = configuration::check(&rendered, hawser, &workspace.log_directory());
+            done(format!("{}: hawser takes the configuration", case.name), result);
+        }
         for (rule, broken) in rules::check(&rendered, &workspace.root) {
             let verdict = if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) };
             done(format!("{}: {rule}", case.name), verdict);
