@@ -6,7 +6,8 @@ use volume::{Incarnation, NodeId, NodeIdentity};
 /// Told of one node, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// The agent is connected and verified; its first heartbeat follows.
+    /// The agent is connected and verified; its first heartbeat follows. Told again, with nothing lost, after a certificate was
+    /// renewed.
     Connected,
     Heartbeat(Beat),
     /// The connection that was there is lost.

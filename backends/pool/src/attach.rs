@@ -217,11 +217,11 @@ impl Pool {
         // name, keeps nobody.
         let Some(image) = &record.image else { return Ok(()) };
         let loops = self.loops_of_image(dir, image)?;
-        let writes = |device: &&host::LoopDevice| match label_epoch(&record.id, &device.label) {
+        let writes = |device: &&host::LoopDevice| match label_epoch(self.tag(), &record.id, &device.label) {
             Some(epoch) => epoch == held.epoch,
             None => !is_cut_off(device),
         };
-        match loops.iter().filter(|device| is_not_newer(record, device, held.epoch)).find(writes) {
+        match loops.iter().filter(|device| is_not_newer(self.tag(), record, device, held.epoch)).find(writes) {
             Some(device) => connected(format!("as {}", device.path.display())),
             None => Ok(()),
         }

@@ -285,7 +285,7 @@ impl Pool {
         request: &ConnectRequest<'_>,
     ) -> Result<()> {
         let loops = self.loops_of_volume(state.dir(), state.record())?;
-        match loops.iter().find(|device| label_epoch(request.volume, &device.label) == Some(held.epoch)) {
+        match loops.iter().find(|device| label_epoch(self.tag(), request.volume, &device.label) == Some(held.epoch)) {
             None => Ok(()),
             Some(device) => Err(Error::new(
                 ErrorKind::FailedPrecondition,
@@ -307,10 +307,12 @@ impl Pool {
         read_only: bool,
     ) -> Result<(LoopDevice, bool)> {
         let id = &state.record().id;
-        let label = loop_label(id, held.epoch);
+        let label = loop_label(self.tag(), id, held.epoch);
+        // As it was made before labels named their pool.
+        let old_label = label.split_once('#').map_or(label.as_str(), |(old, _)| old);
         let mut found = None;
         for device in self.loops_of_image(state.dir(), image)? {
-            let own = device.label == label;
+            let own = device.label == label || device.label == old_label;
             if own && !is_cut_off(&device) && device.read_only == read_only && found.is_none() {
                 found = Some(device);
             } else if own || !is_cut_off(&device) {
@@ -347,14 +349,14 @@ impl Pool {
         let (own, state) = self.own_loops(id, None, look)?;
         let current = state.and_then(|state| state.record().image.as_ref().map(|image| image.inode));
         let mut loops: Vec<LoopDevice> = own.all().collect();
-        loops.sort_by_key(|device| (Some(device.backing_inode) == current, label_epoch(id, &device.label)));
-        Ok(loops.into_iter().rev().map(|device| connected(id, device)).collect())
+        loops.sort_by_key(|device| (Some(device.backing_inode) == current, label_epoch(self.tag(), id, &device.label)));
+        Ok(loops.into_iter().rev().map(|device| self.connected(id, device)).collect())
     }
-}
 
-fn connected(id: &VolumeId, device: LoopDevice) -> Connected {
-    let epoch = label_epoch(id, &device.label).unwrap_or_default();
-    Connected::Device { path: device.path, number: device.number, read_only: device.read_only, epoch }
+    fn connected(&self, id: &VolumeId, device: LoopDevice) -> Connected {
+        let epoch = label_epoch(self.tag(), id, &device.label).unwrap_or_default();
+        Connected::Device { path: device.path, number: device.number, read_only: device.read_only, epoch }
+    }
 }
 
 fn refused(request: &ConnectRequest<'_>, what: String) -> Error {

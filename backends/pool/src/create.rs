@@ -216,7 +216,7 @@ impl Pool {
     /// epoch on its label, or the two would be taken for each other.
     fn first_epoch(&self, id: &VolumeId) -> Result<Epoch> {
         let left = self.list_loops_with_content(&self.volumes)?.labelled(id);
-        Ok(left.iter().filter_map(|device| label_epoch(id, &device.label)).max().unwrap_or_default())
+        Ok(left.iter().filter_map(|device| label_epoch(self.tag(), id, &device.label)).max().unwrap_or_default())
     }
 
     fn build_directory(&self, dir: &Dir, record: &VolumeRecord) -> Result<()> {

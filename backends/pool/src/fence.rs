@@ -208,7 +208,7 @@ impl Pool {
         let mut collisions = 0;
         loop {
             let mut loops = self.list_loops_of_image(dir, image)?;
-            loops.retain(|device| is_not_newer(record, device, epoch));
+            loops.retain(|device| is_not_newer(self.tag(), record, device, epoch));
             loops.retain(|device| !(is_cut_off(device) && done.iter().any(|known| known.number == device.number)));
             if loops.is_empty() {
                 break;
@@ -318,7 +318,7 @@ impl Pool {
         if epochs.is_empty() {
             return Ok(());
         }
-        let left = |device: &&LoopDevice| match label_epoch(&record.id, &device.label) {
+        let left = |device: &&LoopDevice| match label_epoch(self.tag(), &record.id, &device.label) {
             Some(epoch) => epochs.contains(&epoch),
             None => true,
         };

@@ -40,6 +40,7 @@ pub use config::{PoolConfig, Scope};
 
 use host::file::{Dir, FileSystemKind};
 use host::{Effects, Host};
+use model::PoolTag;
 use open::PoolFile;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -69,6 +70,10 @@ impl Pool {
     /// Whether all loops of this pool's images are on this kernel and so in sight.
     fn sees_all_loops(&self) -> bool {
         !matches!(self.file_system, FileSystemKind::Network(_))
+    }
+
+    fn tag(&self) -> PoolTag {
+        PoolTag::of(&self.file.uuid)
     }
 
     fn effects(&self) -> &Effects {

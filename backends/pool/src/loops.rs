@@ -1,10 +1,10 @@
 //! The loop devices of a volume's images on this kernel, and whose they are.
 //!
 //! A loop is told by what the kernel says of it: the device and inode of its image, which cannot be used again while
-//! the loop is there, and the label that it was attached with, `v<hash>@<epoch>`.
+//! the loop is there, and the label that it was attached with, `v<hash>@<epoch>#<pool>`.
 
 use crate::Pool;
-use crate::model::{VolumeRecord, label_epoch, orphan_name};
+use crate::model::{PoolTag, VolumeRecord, label_epoch, orphan_name};
 use crate::record::RecordDir;
 use host::LoopDevice;
 use host::file::{Access, Dir, FileSystemKind, identity, is_open_here_alone};
@@ -15,23 +15,28 @@ use volume::{Epoch, ErrorKind, ImageIdentity, NodeId, NodeIdentity, Result, Volu
 const FENCED_BELOW_BYTES: u64 = 4096;
 
 /// The loops of one file system on this kernel, as one listing found them.
-pub(crate) struct Listing(Vec<LoopDevice>);
+pub(crate) struct Listing {
+    devices: Vec<LoopDevice>,
+    /// Of the pool that asked.
+    tag: PoolTag,
+}
 
 impl Listing {
     /// Every loop of the volume's images: the current one, those of fenced holders, and whatever carries its label.
     fn of_volume(&self, id: &VolumeId, images_there: &[u64]) -> Vec<LoopDevice> {
         let is_its = |device: &&LoopDevice| {
-            images_there.contains(&device.backing_inode) || label_epoch(id, &device.label).is_some()
+            images_there.contains(&device.backing_inode) || label_epoch(self.tag, id, &device.label).is_some()
         };
-        self.0.iter().filter(is_its).cloned().collect()
+        self.devices.iter().filter(is_its).cloned().collect()
     }
 
     pub(crate) fn labelled(&self, id: &VolumeId) -> Vec<LoopDevice> {
-        self.0.iter().filter(|device| label_epoch(id, &device.label).is_some()).cloned().collect()
+        let is_its = |device: &&LoopDevice| label_epoch(self.tag, id, &device.label).is_some();
+        self.devices.iter().filter(is_its).cloned().collect()
     }
 
     pub(crate) fn devices(&self) -> &[LoopDevice] {
-        &self.0
+        &self.devices
     }
 }
 
@@ -56,12 +61,18 @@ pub(crate) struct Own {
 impl Pool {
     /// Of the file system that `dir` is on.
     pub(crate) fn list_loops(&self, dir: &Dir) -> Result<Listing> {
-        on_device_of(dir, self.host.loops()?)
+        self.on_device_of(dir, self.host.loops()?)
     }
 
     /// As [`Pool::list_loops`], less those that show not a sector: for a look that nobody's safety rests on.
     pub(crate) fn list_loops_with_content(&self, dir: &Dir) -> Result<Listing> {
-        on_device_of(dir, self.host.loops_with_content()?)
+        self.on_device_of(dir, self.host.loops_with_content()?)
+    }
+
+    fn on_device_of(&self, dir: &Dir, mut devices: Vec<LoopDevice>) -> Result<Listing> {
+        let on = dir.device()?;
+        devices.retain(|device| device.backing_device == on);
+        Ok(Listing { devices, tag: self.tag() })
     }
 
     pub(crate) fn loops_of_volume(&self, dir: &Dir, record: &VolumeRecord) -> Result<Vec<LoopDevice>> {
@@ -71,7 +82,7 @@ impl Pool {
 
     /// For a fence, which takes no word for it: it looks at every loop there is.
     pub(crate) fn list_loops_of_image(&self, dir: &Dir, image: &ImageIdentity) -> Result<Vec<LoopDevice>> {
-        let mut loops = self.list_loops(dir)?.0;
+        let mut loops = self.list_loops(dir)?.devices;
         loops.retain(|device| device.backing_inode == image.inode);
         Ok(loops)
     }
@@ -127,9 +138,9 @@ impl Pool {
         let record = state.record();
         let there = images_there(state.dir(), record)?;
         let mut loops = listing.of_volume(id, &there);
-        loops.retain(|device| node.is_none_or(|node| !is_of_another(record, device, node)));
+        loops.retain(|device| node.is_none_or(|node| !is_of_another(self.tag(), record, device, node)));
         let is_known = |device: &LoopDevice| {
-            let epoch = label_epoch(id, &device.label);
+            let epoch = label_epoch(self.tag(), id, &device.label);
             there.contains(&device.backing_inode) || epoch.is_some_and(|epoch| record.node_of(epoch).is_some())
         };
         let (known, strays) = loops.into_iter().partition(is_known);
@@ -141,12 +152,6 @@ impl Own {
     pub(crate) fn all(self) -> impl Iterator<Item = LoopDevice> {
         self.known.into_iter().chain(self.strays)
     }
-}
-
-fn on_device_of(dir: &Dir, mut loops: Vec<LoopDevice>) -> Result<Listing> {
-    let on = dir.device()?;
-    loops.retain(|device| device.backing_device == on);
-    Ok(Listing(loops))
 }
 
 /// The inodes of the volume's images that are still there. Of one that is gone no loop is left, unless it carries the
@@ -177,15 +182,15 @@ pub(crate) fn is_cut_off(device: &LoopDevice) -> bool {
 }
 
 /// Whether the loop is known to be another node's.
-pub(crate) fn is_of_another(record: &VolumeRecord, device: &LoopDevice, node: &NodeId) -> bool {
-    let epoch = label_epoch(&record.id, &device.label);
+pub(crate) fn is_of_another(tag: PoolTag, record: &VolumeRecord, device: &LoopDevice, node: &NodeId) -> bool {
+    let epoch = label_epoch(tag, &record.id, &device.label);
     epoch.and_then(|epoch| record.node_of(epoch)).is_some_and(|holder| holder != node)
 }
 
 /// What a holder of `epoch` may have attached: its own loops and older ones. A loop without our label counts too, since
 /// nobody knows who made it; one of a later epoch belongs to a successor and must not be touched.
-pub(crate) fn is_not_newer(record: &VolumeRecord, device: &LoopDevice, epoch: Epoch) -> bool {
-    label_epoch(&record.id, &device.label).is_none_or(|labelled| labelled <= epoch)
+pub(crate) fn is_not_newer(tag: PoolTag, record: &VolumeRecord, device: &LoopDevice, epoch: Epoch) -> bool {
+    label_epoch(tag, &record.id, &device.label).is_none_or(|labelled| labelled <= epoch)
 }
 
 #[cfg(test)]
@@ -193,9 +198,13 @@ mod tests {
     use crate::model::{Former, VolumeRecord};
     use crate::record::RecordDir;
     use crate::testing::lab;
+    use crate::{Pool, PoolConfig};
     use host::LoopRequest;
     use host::file::Access;
-    use volume::{Connector, Epoch, Fence, FenceHow, FsType, Holder, ImageIdentity};
+    use std::sync::Arc;
+    use volume::{
+        Attach, AttachRequest, Backend, Connector, Epoch, Fence, FenceHow, FsType, Holder, ImageIdentity, LockTable,
+    };
 
     /// What the short look rests on: a loop keeps its image open, read-only ones too, whoever attached it and however
     /// it is labelled.
@@ -242,6 +251,68 @@ mod tests {
         assert_eq!(pool.observe(&id).unwrap(), Some(device));
         s.disconnect(&id, &n1);
         assert_eq!(pool.observe(&id).unwrap(), None);
+    }
+
+    /// Volumes of one name have one hash, in whichever pool.
+    #[test]
+    fn pools_on_one_file_system_keep_their_hands_off_each_other() {
+        let test = "pools_on_one_file_system_keep_their_hands_off_each_other";
+        let Some((s, pool)) = lab(test, FsType::Xfs) else { return };
+        let beside = pool.dir.path().parent().unwrap().join("beside");
+        let open = |directory: &std::path::Path| {
+            let config = PoolConfig::new(pool.config.name.clone(), directory);
+            Arc::new(Pool::open(config, Arc::clone(&pool.host), host::Effects::default()).unwrap())
+        };
+        let other = open(&beside);
+        let (id, n1) = (s.create("v").id, s.register("n1"));
+        s.attach(&id, &n1).unwrap();
+        let device = s.connect(&id, &n1, None).unwrap();
+        other.register(&n1).unwrap();
+        let guard = LockTable::default().try_lock([id.as_str()]).unwrap();
+        let spec = s.spec("v");
+        // Not yet there, there and free, and held: it sees its own loops alone.
+        let sees_nothing = |when: &str| {
+            assert_eq!(other.observe_all().unwrap(), [], "{when}");
+            assert_eq!(other.connections(&id).unwrap(), [], "{when}");
+            other.disconnect(&guard, &id, &n1).unwrap();
+            assert_eq!(pool.observe(&id).unwrap().as_ref(), Some(&device), "{when}");
+        };
+        sees_nothing("without such a volume");
+        let made = Backend::ensure_volume(&*other, &guard, &spec).unwrap();
+        assert_eq!((&made.id, made.epoch), (&id, Epoch(0)), "the other pool's epochs are not its own");
+        sees_nothing("with a volume of that name");
+        let request = AttachRequest { volume: &id, node: &n1.id, read_only: false };
+        Attach::attach(&*other, &guard, &request).unwrap();
+        Attach::detach(&*other, &guard, &id, Some(&n1.id)).unwrap();
+        Attach::attach(&*other, &guard, &request).unwrap();
+        let report = Fence::fence(&*other, &n1.id, None, "test", FenceHow::Enforce).unwrap();
+        assert!(report.volumes[0].proof.as_ref().unwrap().evidence[0].starts_with("no loop device"), "{report:?}");
+        Fence::unfence(&*other, &n1.id, None, "test").unwrap();
+        sees_nothing("after a fence");
+        // The negative control: the very same pool, opened once more.
+        assert_eq!(open(pool.dir.path()).observe(&id).unwrap(), Some(device));
+        s.disconnect(&id, &n1);
+        assert_eq!(pool.observe(&id).unwrap(), None);
+    }
+
+    /// A driver of before labels named their pool was replaced by this one while its volumes were in use.
+    #[test]
+    fn a_loop_of_before_labels_named_their_pool() {
+        let Some((s, pool)) = lab("a_loop_of_before_labels_named_their_pool", FsType::Xfs) else { return };
+        let (id, n1) = (s.create("v").id, s.register("n1"));
+        let epoch = s.attach(&id, &n1).unwrap().epoch;
+        let state = RecordDir::<VolumeRecord>::find(&pool.volumes, id.as_str()).unwrap().unwrap();
+        let image = state.record().image.clone().unwrap();
+        let path = state.dir().path().join(&image.name);
+        let label = format!("{}@{epoch}", id.as_str().split_once('.').unwrap().1);
+        let request = LoopRequest { image: &path, identity: &image, label: &label, read_only: false };
+        let old = pool.host.attach_loop(&request).unwrap();
+        let volume::Connected::Device { number, epoch: seen, .. } = s.connect(&id, &n1, None).unwrap() else {
+            panic!()
+        };
+        assert_eq!((number, seen), (old.number, epoch), "it is found, and not attached twice");
+        s.disconnect(&id, &n1);
+        assert_eq!(pool.list_loops(&pool.volumes).unwrap().labelled(&id), []);
     }
 
     /// An orphan is removed in time, and its inode number goes to the next image that is made.

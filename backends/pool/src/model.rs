@@ -157,14 +157,30 @@ fn epoch_after(name: &str, prefix: &str) -> Option<Epoch> {
     u64::from_str_radix(epoch, 16).ok().map(Epoch)
 }
 
-/// The loop device's label: `v<32 hex>@<epoch>`, at most 54 of the 63 bytes of lo_file_name.
-pub(crate) fn loop_label(id: &VolumeId, epoch: Epoch) -> String {
-    format!("{}@{epoch}", short(id))
+/// Tells the loops of a pool from those of others on the same file system, whose volumes can have the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PoolTag(u32);
+
+impl PoolTag {
+    pub(crate) fn of(pool: &Uuid) -> Self {
+        Self(pool.as_fields().0)
+    }
 }
 
-/// The epoch of a loop device of this volume, by its label.
-pub(crate) fn label_epoch(id: &VolumeId, label: &str) -> Option<Epoch> {
-    label.strip_prefix(short(id))?.strip_prefix('@')?.parse().ok().map(Epoch)
+/// The loop device's label: `v<32 hex>@<epoch>#<8 hex of the pool>`, at most the 63 bytes of lo_file_name.
+pub(crate) fn loop_label(tag: PoolTag, id: &VolumeId, epoch: Epoch) -> String {
+    format!("{}@{epoch}#{:08x}", short(id), tag.0)
+}
+
+/// The epoch of a loop device of this volume, by its label. One that names no pool may be of any.
+pub(crate) fn label_epoch(tag: PoolTag, id: &VolumeId, label: &str) -> Option<Epoch> {
+    let rest = label.strip_prefix(short(id))?.strip_prefix('@')?;
+    let epoch = match rest.split_once('#') {
+        None => rest,
+        Some((epoch, of)) if of == format!("{:08x}", tag.0) => epoch,
+        Some(_) => return None,
+    };
+    epoch.parse().ok().map(Epoch)
 }
 
 fn short(id: &VolumeId) -> &str {
@@ -190,10 +206,15 @@ mod tests {
     #[test]
     fn names_and_labels_round_trip() {
         let id = VolumeId::parse("pool.v00112233445566778899aabbccddeeff").unwrap();
-        let label = loop_label(&id, Epoch(u64::MAX));
+        let (tag, other) = (PoolTag(0xab), PoolTag(0xabcd_ef01));
+        let label = loop_label(tag, &id, Epoch(u64::MAX));
         assert!(label.len() <= 63);
-        assert_eq!(label_epoch(&id, &label), Some(Epoch(u64::MAX)));
-        assert_eq!(label_epoch(&id, "vdead@1"), None);
+        assert_eq!(label_epoch(tag, &id, &label), Some(Epoch(u64::MAX)));
+        assert_eq!(label_epoch(other, &id, &label), None);
+        assert_eq!(label_epoch(tag, &id, &format!("{}@7", short(&id))), Some(Epoch(7)), "of before there were tags");
+        for bad in ["vdead@1", "v00112233445566778899aabbccddeeff@1#", "v00112233445566778899aabbccddeeff@1#ab"] {
+            assert_eq!(label_epoch(tag, &id, bad), None, "{bad}");
+        }
         let fork = fork_name(Epoch(0x1f));
         assert_eq!(image_epoch(&fork), Some(Epoch(0x1f)));
         assert_eq!(orphan_epoch(&orphan_name(&fork).unwrap()), Some(Epoch(0x1f)));

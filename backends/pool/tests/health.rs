@@ -95,7 +95,7 @@ fn records_that_are_damaged_or_newer() {
 fn a_pool_that_fills_up() {
     for fs in [FsType::Ext4, FsType::Xfs] {
         let Some(lab) = Lab::new("a_pool_that_fills_up", fs) else { return };
-        let thin = lab.subject.create("thin").id;
+        let (thin, n1) = (lab.subject.create("thin").id, lab.subject.register("n1"));
         let thick = Parameters { thick: true, ..Parameters::default() };
         let thick = VolumeSpec { parameters: thick, size: at_least(SIZE), ..lab.subject.spec("thick") };
         let thick = lab.subject.ensure(&thick).unwrap().id;
@@ -108,6 +108,17 @@ fn a_pool_that_fills_up() {
         assert_eq!(lab.storage(), [(Severity::Degraded, "PoolFull")], "{fs}");
         assert_eq!(lab.of(&thin), [(Severity::Degraded, "PoolFull")], "{fs}");
         assert_eq!(lab.of(&thick), [], "{fs}: its space is reserved");
+        let more = lab.directory.parent().unwrap().join("more");
+        fs::write(&more, vec![1; 128 << 20]).unwrap_err();
+        // The mark was made when the node was registered, and is overwritten in place.
+        let attach = lab.subject.backend.attach().unwrap();
+        let mark = || attach.signs_of_life().unwrap().unwrap().into_iter().map(|(_, mark)| mark).max();
+        for _ in 0..3 {
+            let before = mark();
+            lab.subject.connector.show_life(&n1).unwrap();
+            assert!(mark() > before, "{fs}: {before:?}");
+        }
+        fs::remove_file(&more).unwrap();
         fs::remove_file(&ballast).unwrap();
         // xfs gives the blocks of deleted files back in the background.
         for _ in 0..100 {

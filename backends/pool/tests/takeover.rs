@@ -63,7 +63,7 @@ fn assert_taken_over(lab: &Lab, id: &VolumeId, n2: &NodeIdentity, at: &str) {
     let image = lab.image(id);
     let open: Vec<_> = lab.loops_of(&image).into_iter().filter(|d| d.size_limit_bytes == 0).collect();
     assert_eq!(open.len(), 1, "{at}: {open:?}");
-    assert!(open[0].label.ends_with(&format!("@{}", held.epoch)), "{at}: {open:?}");
+    assert!(open[0].label.contains(&format!("@{}#", held.epoch)), "{at}: {open:?}");
     let mut mark = [0u8; 4096];
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&open[0].path).unwrap();
     file.read_exact_at(&mut mark, 32 << 20).unwrap();

@@ -31,12 +31,21 @@ fn nothing_given_serves_the_default_pool() {
 }
 
 #[test]
+fn who_attaches() {
+    assert_eq!(load("").unwrap().attach, Attacher::Controller);
+    let set = load_with("attach = \"controller\"", &[("HAWSER_ATTACH", "node")], vec![]);
+    assert_eq!(set.unwrap().attach, Attacher::Node);
+    assert!(refusal("attach = \"both\"").contains("controller, node"));
+}
+
+#[test]
 fn every_key() {
     let config = load(
         r#"
         node_id = "n1"
         mode = "node"
         profile = "swarm"
+        attach = "node"
         endpoint = "unix:///x.sock"
         state_dir = "/s"
         metrics_listen = "127.0.0.1:9808"

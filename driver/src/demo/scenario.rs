@@ -238,8 +238,8 @@ impl<'a> Play<'a> {
         };
         self.report.step(&name, "clean up, new incarnation", began.elapsed(), "");
         self.report.check("node-1 is in again, as a new incarnation", live);
-        let label = format!("@{}", moved.fenced_epoch);
-        let stale = self.scratch.loops()?.into_iter().filter(|device| device.label.ends_with(&label)).count();
+        let label = format!("@{}#", moved.fenced_epoch);
+        let stale = self.scratch.loops()?.into_iter().filter(|device| device.label.contains(&label)).count();
         self.report.check("its old loop devices are gone", stale == 0);
         Ok(())
     }

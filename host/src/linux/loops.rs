@@ -190,7 +190,7 @@ fn configure_free(effects: &Effects, image: &File, request: &LoopRequest<'_>) ->
     let control =
         openat(AT_FDCWD, CONTROL, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| match errno {
             Errno::ENOENT | Errno::ENXIO | Errno::ENODEV => Error::new(
-                ErrorKind::Unsupported,
+                ErrorKind::FailedPrecondition,
                 format!(
                     "{}: {CONTROL} is missing; load the kernel module `loop`, and give a container the host's /dev",
                     what()
@@ -224,7 +224,7 @@ fn configure_free(effects: &Effects, image: &File, request: &LoopRequest<'_>) ->
             }
             Err(Errno::ENOTTY) => {
                 return Err(Error::new(
-                    ErrorKind::Unsupported,
+                    ErrorKind::FailedPrecondition,
                     format!("{}: the kernel has no LOOP_CONFIGURE; Linux 5.8 or later is needed", what()),
                 ));
             }
@@ -306,8 +306,8 @@ fn keep_after_all(device: &LoopDevice) -> Result<()> {
 fn open(path: &Path, flags: OFlag) -> Result<OwnedFd> {
     openat(AT_FDCWD, path, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| match errno {
         Errno::ENOENT => Error::new(
-            ErrorKind::Unsupported,
-            format!("{} is in use by the kernel but has no node; mount the host's devtmpfs at /dev", path.display()),
+            ErrorKind::FailedPrecondition,
+            format!("{} is in use by the kernel but has no node, so it cannot be seen what it holds; run the driver as root, with the host's devtmpfs at /dev", path.display()),
         ),
         errno => os::error(format!("opening {}", path.display()), errno),
     })
