@@ -105,7 +105,8 @@ fn a_wrong_key_names_its_line_and_the_nearest() {
         ":4: unknown key \"directroy\"; did you mean \"directory\"?"
     );
     assert!(
-        refusal("zzzzzz = 1").starts_with(":1: unknown key \"zzzzzz\"; the known ones are agent, agents, backend,")
+        refusal("zzzzzz = 1")
+            .starts_with(":1: unknown key \"zzzzzz\"; the known ones are agent, agents, attach, backend,")
     );
     assert_eq!(refusal("[backends]\nname = \"a\""), ":1: unknown key \"backends\"; did you mean \"backend\"?");
 }

@@ -22,6 +22,9 @@ enum Change<K> {
     Deleted(K),
 }
 
+/// A connection that died without a word is noticed soon after this; what was known until then would be old. Going on costs one
+/// request, and no list.
+const WATCH_SECONDS: u32 = 30;
 /// More than come while one is taken in.
 const BACKLOG: usize = 256;
 
@@ -77,7 +80,8 @@ where
 {
     let (send, receive) = mpsc::channel(BACKLOG);
     tasks.spawn(async move {
-        let mut stream = pin!(kube::runtime::watcher(api, watcher::Config::default()).default_backoff());
+        let mut stream =
+            pin!(kube::runtime::watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff());
         let mut listed = Vec::new();
         let mut problem = String::new();
         while let Some(event) = stream.next().await {

@@ -11,6 +11,10 @@ use std::sync::Arc;
 use volume::{BackendName, FsType};
 
 fn network(allow_fork_only_fence: bool) -> Option<Subject> {
+    subject(FileSystemKind::Network("nfs"), |config| PoolConfig { allow_fork_only_fence, ..config })
+}
+
+fn subject(file_system: FileSystemKind, configure: impl FnOnce(PoolConfig) -> PoolConfig) -> Option<Subject> {
     let scratch = match ScratchPool::new(FsType::Xfs, 1 << 30) {
         Ok(scratch) => scratch,
         Err(reason) => {
@@ -19,9 +23,9 @@ fn network(allow_fork_only_fence: bool) -> Option<Subject> {
         }
     };
     let name = BackendName::parse("pool").unwrap();
-    let config = PoolConfig { allow_fork_only_fence, ..PoolConfig::new(name, scratch.path().join("pool")) };
+    let config = configure(PoolConfig::new(name, scratch.path().join("pool")));
     let mut pool = Pool::open(config, Arc::new(LinuxHost::new(Effects::default())), Effects::default()).unwrap();
-    pool.file_system = FileSystemKind::Network("nfs");
+    pool.file_system = file_system;
     let pool = Arc::new(pool);
     let another = pool.clone();
     Some(Subject {
@@ -66,6 +70,20 @@ fn with_it_the_image_is_forked_and_the_weakness_declared() {
     s.attach(&id, &n2).unwrap();
     refused(fence.unfence(&n1.id, None, "test"), ErrorKind::FailedPrecondition);
     s.disconnect(&id, &n1);
+}
+
+/// What tests of late writes are seen to fail with.
+#[test]
+fn a_pretended_fence_records_a_proof_and_cuts_nothing_off() {
+    let pretended = |config| PoolConfig { allow_fork_only_fence: true, is_fence_pretended: true, ..config };
+    let Some(s) = subject(FileSystemKind::Network("nfs"), pretended) else { return };
+    let (id, n1, n2) = (s.create("v").id, s.register("n1"), s.register("n2"));
+    s.attach(&id, &n1).unwrap();
+    let fence = s.backend.fence().unwrap();
+    let proof = fence.fence(&n1.id, None, "test", FenceHow::Enforce).unwrap().volumes.remove(0).proof.unwrap();
+    assert_eq!(proof.evidence, ["nothing was cut off: a test without a fence"]);
+    assert!(fence.orphans().unwrap().is_empty(), "nothing was forked");
+    s.attach(&id, &n2).unwrap();
 }
 
 #[test]
