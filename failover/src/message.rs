@@ -75,12 +75,16 @@ pub enum AgentState {
 pub enum Witness {
     Silent,
     Active,
+    /// Its machine answers that nobody listens there: the agent is being restarted or has ended, the network is well.
+    AgentAway,
     CannotTell,
 }
 
 /// What the orchestrator says of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrchestratorNode {
+    /// False when it has no such node (any more): one that was taken away for good is no node that the supervisor does not see.
+    pub is_known: bool,
     /// False also when the orchestrator has forgotten the node.
     pub is_ready: bool,
     /// Cordoned or draining, or put into maintenance by an administrator.

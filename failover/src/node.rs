@@ -68,7 +68,7 @@ impl Node {
             id,
             record: None,
             // Until it is asked the orchestrator has neither given it up nor put it into maintenance.
-            orchestrator: OrchestratorNode { is_ready: true, in_maintenance: false, taint: None },
+            orchestrator: OrchestratorNode { is_known: true, is_ready: true, in_maintenance: false, taint: None },
             not_ready_since_ms: None,
             witness: Witness::CannotTell,
             known_since_ms: 0,
@@ -104,8 +104,9 @@ impl Node {
             .is_some_and(|heard| heard.at_ms >= watch_since_ms && now_ms.saturating_sub(heard.at_ms) < config.late_ms);
         match self.witness {
             _ if is_heard && self.is_connected => Class::Heard,
+            _ if !self.orchestrator.is_known => Class::Excluded,
             Witness::Silent => Class::Dead,
-            Witness::Active | Witness::CannotTell => Class::Missing,
+            Witness::Active | Witness::AgentAway | Witness::CannotTell => Class::Missing,
         }
     }
 
@@ -144,6 +145,8 @@ impl Node {
         }
         let (alone, cause) = match self.witness {
             Witness::Active => (config.isolated_ms, Cause::Isolated),
+            // A driver that is updated, or crashes, takes no workload along.
+            Witness::AgentAway => (None, Cause::Isolated),
             Witness::CannotTell => (config.unwitnessed_ms, Cause::Unwitnessed),
             Witness::Silent => (None, Cause::Dead),
         };

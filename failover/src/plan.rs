@@ -42,8 +42,9 @@ pub(crate) fn plan(storage: &StorageView, orchestrator: &OrchestratorView, situa
         None => plan_return(storage, orchestrator, situation),
         Some(Err(refusal)) => Next::Refuse(refusal.clone()),
         Some(Ok(_)) if orchestrator.workloads.is_empty() && moving(storage).next().is_none() => {
-            // A mark that an earlier failover left stays until the node is back.
+            // A mark that an earlier failover left stays until the node is back. Of one that is gone there is nothing to say.
             match orchestrator.taint {
+                None if !orchestrator.is_known && storage.volumes.is_empty() => Next::Wait(Stage::AwaitingReturn),
                 Some(_) => Next::Wait(Stage::AwaitingReturn),
                 None => Next::Refuse(Refusal::NothingMoves(why_nothing_moves(&storage.volumes))),
             }

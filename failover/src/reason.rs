@@ -28,13 +28,14 @@ pub enum Refusal {
         of: usize,
     },
     StorageOutOfSight,
-    /// It leads, or watches, for less than the time that makes a suspicion.
+    /// It watches for less than the time that makes a suspicion.
     NewHere,
     TooManyAtOnce {
         under_way: usize,
     },
     /// The heartbeat alone is missing.
     StorageSeesItAlive,
+    AgentAway,
     StorageCannotTell,
     /// No volume of the node moves by itself; why not.
     NothingMoves(String),
@@ -74,6 +75,7 @@ impl Refusal {
             Self::SeesTooFew { .. } | Self::StorageOutOfSight => Concerns::Supervisor,
             Self::Maintenance
             | Self::StorageSeesItAlive
+            | Self::AgentAway
             | Self::StorageCannotTell
             | Self::NothingMoves(_)
             | Self::NoProof(_) => Concerns::Node,
@@ -109,6 +111,9 @@ impl fmt::Display for Refusal {
             Self::TooManyAtOnce { under_way } => write!(f, "{under_way} failovers are under way; it waits for one to end"),
             Self::StorageSeesItAlive => f.write_str(
                 "its agent is silent, but the storage sees it alive; restart its agent, set isolated_ms, or fence it by hand: hawser fence NODE",
+            ),
+            Self::AgentAway => f.write_str(
+                "its machine answers, but its agent does not run; look at its driver, or fence it by hand: hawser fence NODE",
             ),
             Self::StorageCannotTell => f.write_str(
                 "its agent is silent and the storage cannot tell whether it lives; set unwitnessed_ms, or fence it by hand: hawser fence NODE",

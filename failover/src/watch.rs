@@ -51,11 +51,10 @@ impl Supervisor {
         let is_at_once = self.flaw == Some(crate::flaw::Flaw::FenceAtOnce);
         #[cfg(not(test))]
         let is_at_once = false;
-        let watched_since = self.leader.map_or(self.now_ms, |leader| leader.since_ms.max(self.watch_since_ms));
         if node.orchestrator.in_maintenance {
             return Err(Refusal::Maintenance);
         }
-        if self.now_ms.saturating_sub(watched_since) < self.config.suspect_ms && !is_at_once {
+        if self.now_ms.saturating_sub(self.watch_since_ms) < self.config.suspect_ms && !is_at_once {
             return Err(Refusal::NewHere);
         }
         if self.storage_seen_ms.is_none_or(|seen| self.now_ms - seen > self.config.storage_stale_ms) {
@@ -86,6 +85,7 @@ impl Supervisor {
         match node.witness {
             _ if self.sight_since_ms.is_none() => Some(self.sees_too_few()),
             Witness::Active => Some(Refusal::StorageSeesItAlive),
+            Witness::AgentAway => Some(Refusal::AgentAway),
             Witness::CannotTell => Some(Refusal::StorageCannotTell),
             Witness::Silent => None,
         }

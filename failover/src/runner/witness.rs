@@ -74,7 +74,9 @@ impl Witnesses {
         let answers = self.refused_ms.get(node).is_some_and(|at| now_ms.saturating_sub(*at) < REFUSED_MS);
         let read = || self.signs.get(node).into_iter().flatten().filter(|sign| sign.unread_since_ms.is_none());
         let is_still = |sign: &Sign| now_ms.saturating_sub(sign.since_ms) >= SIGN_MS;
-        if answers || read().any(|sign| sign.has_grown && !is_still(sign)) {
+        if answers {
+            Witness::AgentAway
+        } else if read().any(|sign| sign.has_grown && !is_still(sign)) {
             Witness::Active
         } else if read().any(is_still) {
             Witness::Silent
@@ -110,7 +112,7 @@ mod tests {
         seen.read(&backend, &mark(8), 11_000);
         assert_eq!(seen.of(&node, 11_000), Witness::Silent);
         seen.refused(node.clone(), 11_100);
-        assert_eq!(seen.of(&node, 11_200), Witness::Active, "a machine that answers lives");
+        assert_eq!(seen.of(&node, 11_200), Witness::AgentAway, "a machine that answers lives");
         assert_eq!(seen.of(&node, 16_200), Witness::Silent);
         // A restart of the node's process may begin anywhere.
         seen.read(&backend, &mark(1), 16_300);

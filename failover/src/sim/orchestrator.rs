@@ -88,6 +88,7 @@ impl Orchestrator {
 
     pub(super) fn node(&self, n: usize, now: u64) -> OrchestratorNode {
         OrchestratorNode {
+            is_known: true,
             is_ready: self.is_ready(n, now),
             in_maintenance: self.maintenance[n] > 0,
             taint: self.marks[n].map(|mark| mark.incarnation),

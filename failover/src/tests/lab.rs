@@ -80,8 +80,8 @@ impl Lab {
     }
 
     pub(super) fn orchestrator(&mut self, n: usize, is_ready: bool, in_maintenance: bool) {
-        let taint = self.nodes[n].orchestrator().taint;
-        let state = OrchestratorNode { is_ready, in_maintenance, taint };
+        let OrchestratorView { is_known, taint, .. } = *self.nodes[n].orchestrator();
+        let state = OrchestratorNode { is_known, is_ready, in_maintenance, taint };
         self.input(Input::Orchestrator { node: self.nodes[n].id.clone(), state });
     }
 

@@ -196,6 +196,7 @@ fn state(node: &Node) -> OrchestratorNode {
     let conditions = node.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let annotations = node.metadata.annotations.as_ref();
     OrchestratorNode {
+        is_known: true,
         is_ready: conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True"),
         in_maintenance: annotations.is_some_and(|annotations| annotations.contains_key(MAINTENANCE)),
         taint: node.spec.taints.iter().find_map(|taint| taint.incarnation()),
@@ -204,7 +205,7 @@ fn state(node: &Node) -> OrchestratorNode {
 
 /// `kubectl delete node`: whatever ran there is to run elsewhere.
 fn forgotten() -> OrchestratorNode {
-    OrchestratorNode { is_ready: false, in_maintenance: false, taint: None }
+    OrchestratorNode { is_known: false, is_ready: false, in_maintenance: false, taint: None }
 }
 
 /// `None` for one that uses nothing of ours: it has no claims, no node yet, or has ended.

@@ -78,14 +78,16 @@ pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
 /// Does what was asked for in place of the scenarios, if anything.
 pub(super) fn instead(report: &Report, lab: &Lab, ground: &Ground, arguments: &FailoverArguments) -> bool {
     if arguments.show {
-        if let Err(failure) = Failovers::with_nodes_as_they_are(lab, ground, arguments.by_hand).and_then(|all| show::show(&all))
+        if let Err(failure) =
+            Failovers::with_nodes_as_they_are(lab, ground, arguments.by_hand).and_then(|all| show::show(&all))
         {
             report.failed("show", &failure.to_string());
         }
         return true;
     }
     let Some(runs) = arguments.bench_failover else { return false };
-    if let Err(failure) = Failovers::prepare(lab, ground, arguments.by_hand).and_then(|all| all.bench(report, arguments, runs))
+    if let Err(failure) =
+        Failovers::prepare(lab, ground, arguments.by_hand).and_then(|all| all.bench(report, arguments, runs))
     {
         report.failed("bench-failover", &failure.to_string());
     }
@@ -123,7 +125,17 @@ impl<'a> Failovers<'a> {
     fn run(&self, fault: Fault, mover: Mover, status_frequency: &str, limit: Duration) -> Result<Outcomes> {
         let number = self.number.replace(self.number.get() + 1);
         let writers = WRITERS[number % WRITERS.len()];
-        let plan = Plan { lab: self.lab, ground: self.ground, fault, mover, number, writers, limit, status_frequency, inspect: None };
+        let plan = Plan {
+            lab: self.lab,
+            ground: self.ground,
+            fault,
+            mover,
+            number,
+            writers,
+            limit,
+            status_frequency,
+            inspect: None,
+        };
         self.run_plan(&plan)
     }
 

@@ -26,7 +26,7 @@ fn what_a_thousand_nodes_cost() {
     let (runner, mailbox) = Runner::new(Config::default(), clock.clone(), storage, orchestrator, Box::new(|_| {}));
     let board = runner.board();
     for (node, _) in &nodes {
-        let state = OrchestratorNode { is_ready: true, in_maintenance: false, taint: None };
+        let state = OrchestratorNode { is_known: true, is_ready: true, in_maintenance: false, taint: None };
         mailbox.tell_lossy(Told::Node { node: node.clone(), state });
     }
     let thread = std::thread::spawn(move || {

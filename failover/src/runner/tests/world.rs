@@ -139,7 +139,7 @@ impl World {
         let board = runner.board();
         for node in self.nodes.lock().unwrap().keys() {
             let taint = self.cluster().taints.get(node).copied();
-            let state = OrchestratorNode { is_ready: true, in_maintenance: false, taint };
+            let state = OrchestratorNode { is_known: true, is_ready: true, in_maintenance: false, taint };
             mailbox.tell_lossy(Told::Node { node: node.clone(), state });
         }
         *self.mailbox.lock().unwrap() = Some(mailbox);
