@@ -25,7 +25,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- define "hawser.hasFailover" -}}
-{{- if eq (toString .Values.failover.enabled) "auto" }}{{ include "hawser.isShared" . }}{{ else if .Values.failover.enabled }}true{{ end -}}
+{{- if .Values.failover.enabled }}true{{ end -}}
 {{- end -}}
 
 {{- define "hawser.hasSnapshots" -}}
