@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
@@ -33,6 +33,8 @@ pub struct AgentConfig {
     pub identify: Arc<dyn Fn() -> Result<Life> + Send + Sync>,
     /// Works go on in it when their client is gone.
     pub runtime: Runtime,
+    /// Notified when the agent and who connects do not believe the same authority.
+    pub doubted: Arc<Notify>,
 }
 
 /// Bound, and not serving yet.
@@ -83,7 +85,7 @@ impl AgentServer {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (send, incoming) = mpsc::channel(16);
-        let accepting = tokio::spawn(accept(listener, config.credentials, send));
+        let accepting = tokio::spawn(accept(listener, config.credentials, config.doubted, send));
         let mut stop = stopping;
         let served = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
@@ -102,6 +104,7 @@ impl AgentServer {
 async fn accept(
     listener: TcpListener,
     credentials: Arc<Credentials>,
+    doubted: Arc<Notify>,
     send: mpsc::Sender<std::result::Result<Connection, std::io::Error>>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
@@ -121,7 +124,7 @@ async fn accept(
                 continue;
             }
         };
-        let (send, refusals) = (send.clone(), Arc::clone(&refusals));
+        let (send, refusals, doubted) = (send.clone(), Arc::clone(&refusals), Arc::clone(&doubted));
         let acceptor = match credentials.current() {
             Ok(material) => TlsAcceptor::from(Arc::clone(&material.server)),
             Err(error) => {
@@ -131,7 +134,7 @@ async fn accept(
         };
         tokio::spawn(async move {
             let _permit = permit;
-            match handshake(acceptor, stream, address).await {
+            match handshake(acceptor, stream, address, &doubted).await {
                 // Closed: the server stops.
                 Ok(connection) => drop(send.send(Ok(connection)).await),
                 Err(error) => refusals.log(address, &error.chain()),
@@ -140,13 +143,21 @@ async fn accept(
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) -> Result<Connection> {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+    doubted: &Notify,
+) -> Result<Connection> {
     // Requests are small and wait for their answers.
     let _ = stream.set_nodelay(true);
     let done = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream).into_fallible()).await;
     match done {
         Ok(Ok(stream)) => Connection::new(stream, address),
         Ok(Err((error, stream))) => {
+            if tls_error::is_of_another_authority(&error) {
+                doubted.notify_one();
+            }
             hang_up(stream).await;
             Err(tls_error::of_client(&error))
         }

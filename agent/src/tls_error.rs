@@ -20,6 +20,17 @@ pub(crate) fn of_client(error: &io::Error) -> Error {
     Error::new(ErrorKind::PermissionDenied, words)
 }
 
+/// At the agent: whether one of the two was signed by somebody in whom the other does not believe.
+pub(crate) fn is_of_another_authority(error: &io::Error) -> bool {
+    matches!(
+        inner(error),
+        Some(
+            TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
+                | TlsError::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError)
+        )
+    )
+}
+
 /// At the controller: of a connection to an agent, in any of the causes of `error`.
 pub(crate) fn of_agent(error: &(dyn std::error::Error + 'static)) -> String {
     let mut next = Some(error);

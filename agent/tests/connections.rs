@@ -95,6 +95,10 @@ async fn who_is_refused_and_why() {
     let reached = agents(right(), &[("n1", served.address)]);
     until(&reached, "n1", |state| state.is_connected && state.is_ready).await;
 
+    let doubts = || tokio::time::timeout(Duration::from_secs(10), served.doubted.notified());
+    let quiet = tokio::time::timeout(Duration::from_millis(50), served.doubted.notified()).await;
+    assert!(quiet.is_err(), "a controller of the same authority raised a doubt");
+
     // Of another authority: the agent believes this one, and its own is believed by it, but not the other way round.
     let foreign = Authority::ensure(other.path()).unwrap();
     let foreign = foreign.issue(other.path(), "c", &[Role::Controller], Validity::days(1)).unwrap();
@@ -104,11 +108,13 @@ async fn who_is_refused_and_why() {
     let text = refusal(Credentials::load(half, &[]).unwrap(), "n1", served.address).await;
     assert!(text.contains("refuses the controller's certificate") && text.contains("not signed by"), "{text}");
     log.expect("its certificate is not signed by an authority in the agent's ca").await;
+    doubts().await.unwrap();
     let text =
         refusal(Credentials::load(CredentialFiles { ca: foreign.ca, ..ours }, &[]).unwrap(), "n1", served.address)
             .await;
     assert!(text.contains("not signed by an authority in the controller's ca"), "{text}");
     log.expect("it refuses the agent's certificate").await;
+    doubts().await.unwrap();
 
     // A node is no controller, and a supervisor may not use backends.
     for (role, word) in [(Role::Node(node("n2")), "node n2"), (Role::Supervisor, "a supervisor")] {

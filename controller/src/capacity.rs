@@ -15,7 +15,7 @@ pub(crate) struct Ask {
 
 /// A volume that CreateVolume would make from the same arguments is asked about.
 pub(crate) fn prepare(core: &Core, request: GetCapacityRequest) -> Result<Ask> {
-    let parameters = parse::parameters(&request.parameters)?;
+    let parameters = parse::capacity_parameters(&request.parameters)?;
     let kind = if request.volume_capabilities.is_empty() {
         None
     } else {

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use rpc::{Metrics, Runtime};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use volume::{Error, Result};
 
@@ -68,6 +68,8 @@ pub async fn serve(
     let Some(listen) = settings.listen else { return Ok(None) };
     let (node_id, heartbeat, backends, runtime) =
         (config.node_id.clone(), settings.heartbeat, storage.shared_backends(), runtime.clone());
+    let doubted = Arc::new(Notify::new());
+    let heard = Arc::clone(&doubted);
     let bind = move |credentials| {
         let node = node.clone();
         AgentServer::bind(AgentConfig {
@@ -78,6 +80,7 @@ pub async fn serve(
             backends: backends.clone(),
             identify: Arc::new(move || life(&node)),
             runtime: runtime.clone(),
+            doubted: Arc::clone(&doubted),
         })
     };
     let (None, Some(names)) = (&settings.files, names(config)) else {
@@ -89,7 +92,7 @@ pub async fn serve(
     let files = certificate.files().clone();
     let kept = certificate.kept();
     let (send, is_there) = watch::channel(kept.is_ok());
-    tokio::spawn(certificate.keep(send));
+    tokio::spawn(certificate.keep(send, heard));
     if kept.is_ok() {
         let server = bind(Credentials::load(files, &own)?).await?;
         return Ok(Some(tokio::spawn(run(server, stopping))));

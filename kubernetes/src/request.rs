@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use volume::{Error, ErrorKind, NodeId, Result};
 
 /// Of one node.
@@ -23,9 +24,12 @@ pub struct NodeCertificate {
     files: CredentialFiles,
 }
 
-/// How soon a node believes a new authority. Each look is one small request, and nothing stays in memory between two.
+/// How soon a node believes a new authority that no controller has shown to it yet. Each look is one small request, and
+/// nothing stays in memory between two.
 const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks in any case, since whoever reaches the agent can cause them.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
 /// After an answer that is no.
 const TRY_LATER: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -50,8 +54,10 @@ impl NodeCertificate {
         check_node_certificate(&CredentialPem::read(&self.files)?, &self.node)
     }
 
-    /// For ever: `is_there` becomes true when there is a certificate that can be used.
-    pub async fn keep(self, is_there: watch::Sender<bool>) {
+    /// For ever: `is_there` becomes true when there is a certificate that can be used. What the cluster says of authorities
+    /// is looked at now and then, and soon after the agent and a controller did not believe the same one: then the
+    /// installation has a new one, or a controller is behind.
+    pub async fn keep(self, is_there: watch::Sender<bool>, doubted: Arc<Notify>) {
         let mut last = None;
         loop {
             let kept = match connect() {
@@ -70,6 +76,8 @@ impl NodeCertificate {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied || self.kept().is_ok() => TRY_LATER,
                 Err(_) => TRY_AGAIN,
             };
+            // A request that was refused is not made again each time that a controller connects.
+            let heeds_doubt = kept.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Unavailable);
             let failure = kept.err().map(|error| error.chain());
             if failure != last {
                 match &failure {
@@ -78,7 +86,11 @@ impl NodeCertificate {
                 }
                 last = failure;
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(SHORTEST_PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause.saturating_sub(SHORTEST_PAUSE)) => {}
+                () = doubted.notified(), if heeds_doubt => {}
+            }
         }
     }
 

@@ -90,6 +90,13 @@ pub fn parameters(wire: &BTreeMap<String, String>) -> Result<Parameters> {
     Parameters::parse(pairs(wire))
 }
 
+/// Of GetCapacity. Kubernetes' csi-provisioner sends what the StorageClass says here, with the keys that are for itself
+/// and that it takes out for CreateVolume (`csi.storage.k8s.io/fstype`; seen with 6.3.0), so those are passed over.
+pub fn capacity_parameters(wire: &BTreeMap<String, String>) -> Result<Parameters> {
+    check_map("parameters", wire)?;
+    Parameters::parse(pairs(wire).filter(|(key, _)| !key.starts_with("csi.storage.k8s.io/")))
+}
+
 /// Of CreateVolume, ControllerModifyVolume and ValidateVolumeCapabilities; an unknown key is an error.
 pub fn mutable_parameters(wire: &BTreeMap<String, String>) -> Result<MutableChange> {
     check_map("mutable_parameters", wire)?;
@@ -219,6 +226,9 @@ mod tests {
         let map = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
         assert!(parameters(&map("podname", "x")).is_err());
         assert_eq!(volume_context(&map("csi.storage.k8s.io/pod.name", "x")).unwrap(), Parameters::default());
+        let of_class = map("csi.storage.k8s.io/fstype", "xfs");
+        assert_eq!(capacity_parameters(&of_class).unwrap(), Parameters::default());
+        assert!(parameters(&of_class).is_err() && capacity_parameters(&map("fstipe", "xfs")).is_err());
         assert!(volume_context(&map("uid", "root")).is_err());
         assert!(parameters(&map("mountFlags", &"x".repeat(5000))).is_err());
         assert!(

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use volume::{Backend, Incarnation, NodeId, NodeIdentity};
 
 pub const HEARTBEAT: Duration = Duration::from_millis(50);
@@ -34,6 +34,8 @@ pub fn credentials_valid(dir: &Path, name: &str, roles: &[Role], validity: Valid
 pub struct Served {
     pub address: SocketAddr,
     pub task: tokio::task::JoinHandle<()>,
+    /// As [`AgentConfig::doubted`].
+    pub doubted: Arc<Notify>,
     stop: watch::Sender<bool>,
 }
 
@@ -56,6 +58,7 @@ impl Served {
     ) -> Self {
         let identity =
             NodeIdentity { id: node(id), incarnation: Incarnation::new_random(), boot_id: "boot".to_owned() };
+        let doubted = Arc::new(Notify::new());
         let server = AgentServer::bind(AgentConfig {
             node: node(id),
             listen,
@@ -64,13 +67,14 @@ impl Served {
             backends,
             identify: Arc::new(move || Ok(identity.clone().into())),
             runtime: Runtime::new(Metrics::new(), deadline),
+            doubted: Arc::clone(&doubted),
         })
         .await
         .unwrap();
         let address = server.address().unwrap();
         let (stop, stopping) = watch::channel(false);
         let task = tokio::spawn(async move { server.serve(stopping).await.unwrap() });
-        Self { address, task, stop }
+        Self { address, task, doubted, stop }
     }
 
     /// As a killed process: its connections are closed without a word.

@@ -1,20 +1,103 @@
 //! hawser in the cluster, with what the cluster needs for it.
 
 use super::cluster::Cluster;
+use super::ground::DRIVER;
 use super::place::{Place, Pools};
 use super::process::Daemon;
 use super::{NODES, Tools, snapshot_metadata};
 use crate::failure::{Context, Result, ensure};
 use crate::lab::entries;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 const NAMESPACE: &str = "hawser";
 const VALUES: &str = include_str!("manifests/values.yaml");
 const START_LIMIT: Duration = Duration::from_secs(240);
 
+/// The installation of the chart, by helm.
+pub(super) struct Release {
+    helm: PathBuf,
+    chart: PathBuf,
+    /// The administrator's kubeconfig.
+    kubeconfig: PathBuf,
+    values: PathBuf,
+    /// Beside those, as in `helm --set`.
+    settings: Vec<String>,
+}
+
+impl Release {
+    /// hawser runs on all nodes when this returns.
+    pub(super) fn install(&self, cluster: &Cluster) -> Result<()> {
+        self.run_with_values("install", &[])?;
+        self.wait(cluster)
+    }
+
+    /// With these settings beside those of the installation. Returns when all pods were replaced.
+    pub(super) fn upgrade(&self, cluster: &Cluster, settings: &[String]) -> Result<()> {
+        self.run_with_values("upgrade", settings)?;
+        for part in ["deployment/hawser-controller", "daemonset/hawser-node"] {
+            let rolled = ["--namespace", NAMESPACE, "rollout", "status", part, "--timeout=180s"];
+            cluster.kubectl(&rolled, None)?;
+        }
+        self.wait(cluster)
+    }
+
+    /// Until its pods are gone.
+    pub(super) fn uninstall(&self, cluster: &Cluster) -> Result<()> {
+        self.run(self.command("uninstall"))?;
+        cluster.wait("hawser's pods gone", START_LIMIT, || {
+            let left = cluster.list("/api/v1/namespaces/hawser/pods")?;
+            Ok(if left.is_empty() { Ok(()) } else { Err(pods(cluster)) })
+        })
+    }
+
+    fn run_with_values(&self, verb: &str, settings: &[String]) -> Result<()> {
+        let mut helm = self.command(verb);
+        helm.arg(&self.chart).arg("--values").arg(&self.values);
+        for setting in self.settings.iter().chain(settings) {
+            helm.args(["--set", setting]);
+        }
+        self.run(helm)
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut helm = Command::new(&self.helm);
+        helm.args([verb, "hawser", "--namespace", NAMESPACE, "--kubeconfig"]).arg(&self.kubeconfig);
+        helm
+    }
+
+    fn run(&self, mut helm: Command) -> Result<()> {
+        let output = helm.output()?;
+        ensure(output.status.success(), || format!("{helm:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn wait(&self, cluster: &Cluster) -> Result<()> {
+        cluster.wait("hawser's controllers", START_LIMIT, || {
+            let controller = cluster.get("/apis/apps/v1/namespaces/hawser/deployments/hawser-controller")?;
+            let is_ready = controller["status"]["readyReplicas"] == controller["spec"]["replicas"];
+            Ok(if is_ready { Ok(()) } else { Err(pods(cluster)) })
+        })?;
+        for node in NODES {
+            cluster.wait(&format!("hawser on {node}"), START_LIMIT, || {
+                let drivers = cluster.find(&format!("/apis/storage.k8s.io/v1/csinodes/{node}"))?;
+                let drivers = drivers.map(|object| object["spec"]["drivers"].clone()).unwrap_or_default();
+                let is_there = drivers.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == DRIVER));
+                Ok(if is_there { Ok(()) } else { Err(pods(cluster)) })
+            })?;
+        }
+        Ok(())
+    }
+}
+
 /// The chart, by helm. The snapshot controller is the cluster's, not hawser's, and runs beside the API server.
-pub(super) fn install(cluster: &Cluster, tools: &Tools, place: &Place, admin: &Path, chart: &Path) -> Result<Daemon> {
+pub(super) fn install(
+    cluster: &Cluster,
+    tools: &Tools,
+    place: &Place,
+    admin: &Path,
+    chart: &Path,
+) -> Result<(Daemon, Release)> {
     let definitions = tools.directories.iter().map(|directory| directory.join("crds"));
     let mut files: Vec<_> = definitions.flat_map(|directory| entries(&directory)).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
@@ -29,28 +112,14 @@ pub(super) fn install(cluster: &Cluster, tools: &Tools, place: &Place, admin: &P
     let authority = snapshot_metadata::make_certificate(cluster, place)?;
     let values = place.directory("chart")?.join("values.yaml");
     std::fs::write(&values, VALUES)?;
-    let mut helm = tools.command("helm")?;
-    helm.args(["install", "hawser"]).arg(chart).arg("--kubeconfig").arg(admin).args(["--namespace", NAMESPACE]);
-    helm.arg("--values").arg(&values).arg("--set").arg(format!("snapshotMetadata.caBundle={authority}"));
+    let mut settings = vec![format!("snapshotMetadata.caBundle={authority}")];
     if place.pools() == Pools::Local {
-        helm.args(["--set", "pool.scope=local"]);
+        settings.push("pool.scope=local".to_owned());
     }
-    let output = helm.output()?;
-    ensure(output.status.success(), || format!("helm: {}", String::from_utf8_lossy(&output.stderr)))?;
-    cluster.wait("hawser's controllers", START_LIMIT, || {
-        let controller = cluster.get("/apis/apps/v1/namespaces/hawser/deployments/hawser-controller")?;
-        let is_ready = controller["status"]["readyReplicas"] == controller["spec"]["replicas"];
-        Ok(if is_ready { Ok(()) } else { Err(pods(cluster)) })
-    })?;
-    for node in NODES {
-        cluster.wait(&format!("hawser on {node}"), START_LIMIT, || {
-            let drivers = cluster.find(&format!("/apis/storage.k8s.io/v1/csinodes/{node}"))?;
-            let drivers = drivers.map(|object| object["spec"]["drivers"].clone()).unwrap_or_default();
-            let is_there = drivers.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "csi.hawser.dev"));
-            Ok(if is_there { Ok(()) } else { Err(pods(cluster)) })
-        })?;
-    }
-    Ok(snapshots)
+    let (helm, chart, kubeconfig) = (tools.find("helm")?, chart.to_owned(), admin.to_owned());
+    let release = Release { helm, chart, kubeconfig, values, settings };
+    release.install(cluster)?;
+    Ok((snapshots, release))
 }
 
 /// What hawser's pods are at.

@@ -14,7 +14,7 @@ pub(super) struct Ground<'a> {
     /// Where nodes and their processes can be seen and killed.
     pub(super) lab: Option<&'a Lab>,
     /// Whether each node has a pool of its own.
-    has_local_pools: bool,
+    pub(super) has_local_pools: bool,
     /// Made here and removed at the end.
     classes: Vec<String>,
 }
@@ -71,8 +71,7 @@ impl<'a> Ground<'a> {
             (Needs::LabOfLocalPools, true, true) => None,
             (Needs::LabOfLocalPools, _, _) => Some("needs the lab with --local-pools"),
             (Needs::Lab, false, _) => Some("needs the lab"),
-            (_, true, true) => Some("needs hawser, which the lab does not install on local pools"),
-            (Needs::SharedPool, _, true) => Some("needs a pool that all nodes share"),
+            (Needs::SharedPool | Needs::Lab, _, true) => Some("needs a pool that all nodes share"),
             (Needs::Cluster | Needs::SharedPool | Needs::Lab, _, _) => None,
         }
     }

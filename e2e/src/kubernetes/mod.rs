@@ -27,6 +27,7 @@ use crate::lab::kernel::program;
 use crate::report::Report;
 use cluster::Cluster;
 use control_plane::ControlPlane;
+use driver::Release;
 use ground::Ground;
 use node::Node;
 use place::{Place, Pools};
@@ -203,6 +204,7 @@ struct Lab {
     /// The binary under test.
     hawser: PathBuf,
     control_plane: ControlPlane,
+    release: Release,
     place: Place,
     tools: Tools,
 }
@@ -235,7 +237,7 @@ impl Lab {
         for (name, number) in SPARE_NODES.iter().zip(nodes.len() + 1..) {
             nodes.push(Node::spare(&place, tools, &control_plane, name, number)?);
         }
-        let snapshot_controller = driver::install(&cluster, tools, &place, &control_plane.admin, chart)?;
+        let (snapshot_controller, release) = driver::install(&cluster, tools, &place, &control_plane.admin, chart)?;
         step("hawser and the sidecars ready");
         Ok(Self {
             _snapshot_controller: snapshot_controller,
@@ -243,6 +245,7 @@ impl Lab {
             nodes,
             hawser: hawser.to_owned(),
             control_plane,
+            release,
             place,
             tools: tools.clone(),
         })

@@ -108,6 +108,10 @@ impl<'a> Space<'a> {
         &self.ground.nodes[index % self.ground.nodes.len()]
     }
 
+    pub(super) fn last_node(&self) -> &'a str {
+        self.node(self.ground.nodes.len().saturating_sub(1))
+    }
+
     /// Of objects of the core API.
     pub(super) fn path(&self, kind: &str, name: &str) -> String {
         format!("/api/v1/namespaces/{}/{kind}/{name}", self.name)

@@ -140,6 +140,7 @@ async fn seen_as_n1(signer: &Signer, shown: &CredentialPem) -> NodeState {
         backends: Vec::new(),
         identify: Arc::new(move || Ok(identity.clone().into())),
         runtime: rpc::Runtime::new(rpc::Metrics::new(), Duration::from_secs(10)),
+        doubted: Arc::default(),
     });
     let server = server.await.unwrap();
     let address = server.address().unwrap().to_string();

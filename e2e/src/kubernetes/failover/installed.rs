@@ -21,12 +21,12 @@ pub(super) fn has_supervisor(lab: &Lab) -> Result<bool> {
 }
 
 /// The supervisor's history, as it is kept.
-pub(super) fn history(lab: &Lab) -> Result<Value> {
+pub(in crate::kubernetes) fn history(lab: &Lab) -> Result<Value> {
     Ok(lab.cluster.find(HISTORY)?.map(|object| object["data"].clone()).unwrap_or_default())
 }
 
 /// The node of the controller that leads; without a supervisor of any controller.
-pub(super) fn leader(lab: &Lab) -> Result<String> {
+pub(in crate::kubernetes) fn leader(lab: &Lab) -> Result<String> {
     let lease = lab.cluster.find(LEASE)?.unwrap_or_default();
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
     let pods = controllers(lab)?;
@@ -47,10 +47,19 @@ fn controllers(lab: &Lab) -> Result<Vec<Value>> {
 
 /// Runs hawser's command line in the node pod of a node that is not one of `dead`.
 pub(super) fn hawser(lab: &Lab, dead: &[&str], arguments: &[&str]) -> Result<String> {
+    hawser_in(lab, NODE, dead, arguments)
+}
+
+/// The history of failovers and how things stand, as `hawser failover ls` says it in a controller's pod.
+pub(in crate::kubernetes) fn failovers(lab: &Lab, dead: &[&str]) -> Result<String> {
+    hawser_in(lab, CONTROLLER, dead, &["failover", "ls"])
+}
+
+fn hawser_in(lab: &Lab, part: &str, dead: &[&str], arguments: &[&str]) -> Result<String> {
     let pods = lab.cluster.list(PODS)?;
     let lives =
-        |pod: &&Value| name_of(pod).contains("-node-") && has_condition(pod, "Ready") && !dead.contains(&node_of(pod));
-    let pod = pods.iter().find(lives).ok_or("no node pod lives")?;
+        |pod: &&Value| name_of(pod).starts_with(part) && has_condition(pod, "Ready") && !dead.contains(&node_of(pod));
+    let pod = pods.iter().find(lives).ok_or_else(|| format!("no pod of {part} lives"))?;
     let exec = ["--namespace", NAMESPACE, "exec", name_of(pod), "--container", "hawser", "--", "/hawser"];
     lab.cluster.kubectl(&[&exec[..], arguments].concat(), None)
 }
@@ -99,7 +108,7 @@ fn unready(lab: &Lab) -> Result<Option<String>> {
 }
 
 /// Until all nodes take part, and all of hawser runs.
-pub(super) fn wait_ready(lab: &Lab) -> Result<()> {
+pub(in crate::kubernetes) fn wait_ready(lab: &Lab) -> Result<()> {
     lab.cluster.wait("hawser on all nodes", LIMIT, || {
         for node in lab.nodes.iter().filter(|node| node.is_running()) {
             let object = lab.cluster.get(&format!("/api/v1/nodes/{}", node.name))?;

@@ -9,7 +9,7 @@ mod clock;
 mod controls;
 mod fault;
 mod history;
-mod installed;
+pub(super) mod installed;
 mod mover;
 mod oracle;
 mod pool;

@@ -3,7 +3,7 @@
 use crate::failure::{Result, ensure};
 use crate::kubernetes::ground::DRIVER;
 use crate::kubernetes::snapshot_metadata::Way;
-use crate::kubernetes::space::{LIMIT, Space, Volume, claim, pod};
+use crate::kubernetes::space::{LIMIT, Space, Volume, claim, on_node, pod};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ const ATTRIBUTES_CLASSES: &str = "/apis/storage.k8s.io/v1/volumeattributesclasse
 const READ_AHEAD_KIB: [u32; 2] = [4096, 256];
 
 pub(super) fn snapshot_and_restore(space: &Space) -> Result<()> {
-    space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &pod("app", &[Volume::at("data", "/data")]))?;
+    space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &at_source(space, "app", "data"))?;
     space.write("app", "/data/file", "early")?;
     let began = Instant::now();
     let path = snapshot(space, "early")?;
@@ -193,7 +193,7 @@ pub(super) fn group_snapshot(space: &Space) -> Result<()> {
 }
 
 pub(super) fn clone(space: &Space) -> Result<()> {
-    space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &pod("app", &[Volume::at("data", "/data")]))?;
+    space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &at_source(space, "app", "data"))?;
     space.write("app", "/data/file", "first")?;
     copy(space, json!({"kind": "PersistentVolumeClaim", "name": "data"}), "1Gi")?;
     space.write("app", "/data/file", "second")?;
@@ -204,13 +204,20 @@ pub(super) fn clone(space: &Space) -> Result<()> {
 fn copy(space: &Space, source: Value, size: &str) -> Result<()> {
     let mut copy = claim("copy", "hawser", "ReadWriteOnce", size);
     copy["spec"]["dataSource"] = source;
-    space.start(&copy, &pod("of-copy", &[Volume::at("copy", "/data")]))
+    space.start(&copy, &at_source(space, "of-copy", "copy"))
+}
+
+/// A pod with a claim. With local pools on one node for all of them, since a copy is where its source is; no scheduler
+/// knows that. The lab's last node has the largest pool.
+fn at_source(space: &Space, name: &str, claim: &str) -> Value {
+    let pod = pod(name, &[Volume::at(claim, "/data")]);
+    if space.ground.has_local_pools { on_node(pod, space.last_node()) } else { pod }
 }
 
 /// Grows under a pod that goes on. xfs, since a mounted ext4 grows only with CAP_SYS_RESOURCE, which the lab's machine may
 /// not have.
 pub(super) fn expand(space: &Space) -> Result<()> {
-    space.start(&claim("data", "hawser-xfs", "ReadWriteOnce", "1Gi"), &pod("app", &[Volume::at("data", "/data")]))?;
+    space.start(&claim("data", "hawser-xfs", "ReadWriteOnce", "1Gi"), &at_source(space, "app", "data"))?;
     let before = kib(space)?;
     let began = Instant::now();
     let path = space.path("persistentvolumeclaims", "data");

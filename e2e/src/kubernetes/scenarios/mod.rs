@@ -3,11 +3,13 @@
 mod basic;
 mod copies;
 mod faults;
+mod local;
 mod many;
 mod moves;
 mod places;
 mod plugin;
 mod policies;
+mod release;
 mod writer;
 
 use super::Lab;
@@ -20,7 +22,7 @@ use crate::report::Report;
 
 type Scenario = fn(&Space) -> Result<()>;
 
-const SCENARIOS: [(&str, Needs, Scenario); 30] = [
+const SCENARIOS: [(&str, Needs, Scenario); 33] = [
     ("ext4", Needs::Cluster, basic::ext4),
     ("xfs", Needs::Cluster, basic::xfs),
     ("btrfs", Needs::Cluster, basic::btrfs),
@@ -28,7 +30,9 @@ const SCENARIOS: [(&str, Needs, Scenario); 30] = [
     ("wait-for-first-consumer", Needs::Cluster, basic::wait_for_first_consumer),
     ("topology", Needs::SharedPool, places::topology),
     ("capacity", Needs::Cluster, places::capacity),
-    ("local-pools", Needs::LabOfLocalPools, places::local_pools),
+    ("local-pools", Needs::LabOfLocalPools, local::local_pools),
+    ("local-pool-full", Needs::LabOfLocalPools, local::full_pool),
+    ("local-node-lost", Needs::LabOfLocalPools, local::node_lost),
     ("rwx-directory", Needs::SharedPool, basic::shared_directory),
     ("rwop", Needs::Cluster, basic::one_pod),
     ("fs-group-and-sub-path", Needs::Cluster, basic::fs_group_and_sub_path),
@@ -51,6 +55,7 @@ const SCENARIOS: [(&str, Needs, Scenario); 30] = [
     ("containerd-killed", Needs::Lab, faults::containerd_killed),
     ("controller-manager-killed", Needs::Lab, faults::controller_manager_killed),
     ("controller-killed", Needs::Lab, faults::controller_killed),
+    ("helm-upgrade-and-uninstall", Needs::Lab, release::upgraded_and_removed),
 ];
 
 pub(super) fn all(report: &Report, ground: &Ground) {

@@ -2,10 +2,8 @@
 
 use crate::failure::{Result, ensure};
 use crate::kubernetes::ground::DRIVER;
-use crate::kubernetes::place::Pools;
 use crate::kubernetes::space::{Space, Volume, claim, pod};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Instant;
 
 const CLASSES: &str = "/apis/storage.k8s.io/v1/storageclasses";
@@ -70,39 +68,21 @@ pub(super) fn capacity(space: &Space) -> Result<()> {
     space.create_claim(&claim("large", WAITING, "ReadWriteOnce", "900Ti"))?;
     space.create_pod(&pod("large", &[Volume::at("large", "/data")]))?;
     wait_unschedulable(space, "large", "did not have enough free storage")?;
-    // Nobody chose a node for it, so the driver was not asked.
-    let chosen = "volume.kubernetes.io/selected-node";
-    let annotations =
-        space.cluster.get(&space.path("persistentvolumeclaims", "large"))?["metadata"]["annotations"].clone();
-    ensure(annotations[chosen].is_null(), || format!("a node was chosen for what fits nowhere: {annotations}"))?;
+    ensure_no_node_chosen(space, "large")?;
     space.start(&claim("small", WAITING, "ReadWriteOnce", "1Gi"), &pod("small", &[Volume::at("small", "/data")]))
 }
 
-fn wait_unschedulable(space: &Space, pod: &str, why: &str) -> Result<()> {
+/// Nobody chose a node for the claim, so the driver was not asked.
+pub(super) fn ensure_no_node_chosen(space: &Space, claim: &str) -> Result<()> {
+    let annotations =
+        space.cluster.get(&space.path("persistentvolumeclaims", claim))?["metadata"]["annotations"].clone();
+    let chosen = &annotations["volume.kubernetes.io/selected-node"];
+    ensure(chosen.is_null(), || format!("a node was chosen for what fits nowhere: {annotations}"))
+}
+
+pub(super) fn wait_unschedulable(space: &Space, pod: &str, why: &str) -> Result<()> {
     space.look(&format!("the scheduler refuses the pod {pod}"), || {
         let conditions = space.cluster.get(&space.path("pods", pod))?["status"]["conditions"].to_string();
         Ok(if conditions.contains(why) { Ok(()) } else { Err(conditions) })
     })
-}
-
-/// What scenarios of local pools stand on: no node sees another's.
-pub(super) fn local_pools(space: &Space) -> Result<()> {
-    let lab = space.lab()?;
-    ensure(lab.place.pools() == Pools::Local, || "the pool is shared".to_owned())?;
-    let mark = |node: &str| Path::new("/var/lib/hawser/pool").join(format!("of-{node}"));
-    for node in &lab.nodes {
-        node.run(&["touch", &mark(&node.name).to_string_lossy()])?;
-    }
-    for node in &lab.nodes {
-        let seen = node.run(&["sh", "-c", "ls -d /var/lib/hawser/pool/of-* && stat -f -c %T /var/lib/hawser/pool"])?;
-        let wanted = format!("{}\nxfs", mark(&node.name).display());
-        ensure(seen.trim() == wanted, || format!("{} sees {seen:?}", node.name))?;
-        node.run(&["rm", &mark(&node.name).to_string_lossy()])?;
-    }
-    // Their sizes tell them apart.
-    let sizes = lab.nodes.iter().map(|node| node.run(&["stat", "-f", "-c", "%b", "/var/lib/hawser/pool"]));
-    let mut sizes = sizes.collect::<Result<Vec<_>>>()?;
-    sizes.sort();
-    sizes.dedup();
-    ensure(sizes.len() == lab.nodes.len(), || format!("the pools have {sizes:?} blocks"))
 }

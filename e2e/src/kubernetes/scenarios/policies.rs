@@ -42,6 +42,8 @@ pub(super) fn retain_and_static(space: &Space) -> Result<()> {
             "csi": source,
             "persistentVolumeReclaimPolicy": "Delete",
             "claimRef": {"namespace": space.name, "name": "again"},
+            // Where it is, which a pool of one node alone has to say.
+            "nodeAffinity": made["spec"]["nodeAffinity"],
         },
     });
     cluster.create("/api/v1/persistentvolumes", &fixed)?;
