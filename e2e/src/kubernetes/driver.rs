@@ -35,6 +35,12 @@ pub(super) fn install(cluster: &Cluster, tools: &Tools, place: &Place, admin: &P
     if place.pools() == Pools::Local {
         helm.args(["--set", "pool.scope=local"]);
     }
+    if place.has_pages() {
+        helm.args(["--set", "metrics.enabled=true"]);
+    }
+    if place.attaches_by_nodes() {
+        helm.args(["--set", "csiDriver.attachRequired=false"]);
+    }
     let output = helm.output()?;
     ensure(output.status.success(), || format!("helm: {}", String::from_utf8_lossy(&output.stderr)))?;
     cluster.wait("hawser's controllers", START_LIMIT, || {
