@@ -116,6 +116,12 @@ pub(super) fn install(
     if place.pools() == Pools::Local {
         settings.push("pool.scope=local".to_owned());
     }
+    if place.has_pages() {
+        settings.push("metrics.enabled=true".to_owned());
+    }
+    if place.attaches_by_nodes() {
+        settings.push("csiDriver.attachRequired=false".to_owned());
+    }
     let (helm, chart, kubeconfig) = (tools.find("helm")?, chart.to_owned(), admin.to_owned());
     let release = Release { helm, chart, kubeconfig, values, settings };
     release.install(cluster)?;

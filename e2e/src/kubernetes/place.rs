@@ -15,6 +15,8 @@ pub(super) struct Place {
     root: PathBuf,
     logs: PathBuf,
     pools: Pools,
+    attaches_by_nodes: bool,
+    has_pages: bool,
 }
 
 /// Where volumes are.
@@ -57,11 +59,29 @@ impl Place {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => std::fs::create_dir_all(logs)?,
         }
-        Ok((Self { root, logs: std::path::absolute(logs)?, pools }, lock))
+        Ok((Self { root, logs: std::path::absolute(logs)?, pools, attaches_by_nodes: false, has_pages: false }, lock))
     }
 
     pub(super) fn inside(root: PathBuf, logs: &Path, pools: Pools) -> Result<Self> {
-        Ok(Self { root, logs: std::path::absolute(logs)?, pools })
+        Ok(Self { root, logs: std::path::absolute(logs)?, pools, attaches_by_nodes: false, has_pages: false })
+    }
+
+    /// Without VolumeAttachments: each node takes and gives back the grants of its volumes itself.
+    pub(super) fn attach_by_nodes(self, attaches_by_nodes: bool) -> Self {
+        Self { attaches_by_nodes, ..self }
+    }
+
+    /// hawser's metrics on a port of its pods.
+    pub(super) fn with_pages(self, has_pages: bool) -> Self {
+        Self { has_pages, ..self }
+    }
+
+    pub(super) fn has_pages(&self) -> bool {
+        self.has_pages
+    }
+
+    pub(super) fn attaches_by_nodes(&self) -> bool {
+        self.attaches_by_nodes
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -230,7 +250,8 @@ pub(super) fn clear_left_behind() {
         if lock.try_lock().is_err() {
             continue;
         }
-        let place = Place { root, logs: PathBuf::new(), pools: Pools::Shared };
+        let place =
+            Place { root, logs: PathBuf::new(), pools: Pools::Shared, attaches_by_nodes: false, has_pages: false };
         if let Err(failure) = place.clear_within(LEFT_BEHIND_LIMIT) {
             println!("of an earlier run: {failure}");
         }

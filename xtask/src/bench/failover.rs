@@ -1,11 +1,13 @@
 //! `cargo xtask bench failover`: failovers in the Kubernetes lab, many of each fault, against Kubernetes alone.
 
+mod load;
 mod phases;
 mod table;
 
 use crate::kubernetes::{self, Lab};
 use crate::process::{self, Log};
 use crate::workspace::Workspace;
+use load::Load;
 use phases::Sample;
 use std::fs::File;
 use std::io::Write;
@@ -32,8 +34,14 @@ pub(crate) struct FailoverArguments {
     /// The lab moves workloads itself, even where there is a supervisor: what the steps cost without detection.
     #[arg(long)]
     by_hand: bool,
+    /// Without VolumeAttachments: nodes attach (csiDriver.attachRequired: false).
+    #[arg(long)]
+    attach_by_nodes: bool,
+    /// No fault, but for so many seconds all the load on one node that it can take: nothing may be suspected or fenced.
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status"])]
+    load: Option<u64>,
     /// Makes the table of this log again; runs nothing.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status", "attach_by_nodes", "load"])]
     from: Option<PathBuf>,
     /// Takes `hawser` and `e2e` from this directory instead of building them.
     #[arg(long, value_name = "DIR")]
@@ -50,14 +58,26 @@ const FAULTS: usize = 7;
 pub(crate) fn failover(arguments: &FailoverArguments) -> Result<bool, String> {
     if let Some(file) = &arguments.from {
         let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-        print(&text.lines().map(Sample::parse).collect::<Result<Vec<_>, _>>()?);
+        let (mut samples, mut loads) = (Vec::new(), Vec::new());
+        for line in text.lines() {
+            match Load::parse(line) {
+                Some(load) => loads.push(load),
+                None => samples.push(Sample::parse(line)?),
+            }
+        }
+        samples.iter().for_each(|sample| println!("{}", sample.to_line()));
+        print(&samples, &loads);
         return Ok(true);
     }
     let workspace = Workspace::load()?;
     let mut log = Log::create(&workspace.log_directory(), "failover")?;
     let lab = Lab { binaries: arguments.binaries.clone(), logs: "failover/components" };
     let mut command = lab.command(&workspace, &mut log)?;
-    command.arg("--bench-failover").arg(arguments.runs.to_string()).arg("--stock").arg(arguments.stock.to_string());
+    match arguments.load {
+        Some(seconds) => command.arg("--load").arg(seconds.to_string()),
+        None => command.arg("--bench-failover").arg(arguments.runs.to_string()),
+    };
+    command.arg("--stock").arg(arguments.stock.to_string());
     command.arg("--stock-limit").arg(arguments.stock_limit.to_string());
     command.arg("--slow-status").arg(arguments.slow_status.to_string());
     if !arguments.faults.is_empty() {
@@ -66,27 +86,34 @@ pub(crate) fn failover(arguments: &FailoverArguments) -> Result<bool, String> {
     if arguments.by_hand {
         command.arg("--by-hand");
     }
+    if arguments.attach_by_nodes {
+        command.arg("--attach-by-nodes");
+    }
     let raw = workspace.log_directory().join("failover/runs.jsonl");
     let mut file = create(&raw)?;
-    let mut samples = Vec::new();
+    let (mut samples, mut loads) = (Vec::new(), Vec::new());
     let mut failures = Vec::new();
     let runs = u32::try_from(arguments.runs * FAULTS + arguments.slow_status + 4).unwrap_or(u32::MAX);
     let stock = Duration::from_secs(arguments.stock_limit) * u32::try_from(arguments.stock).unwrap_or(u32::MAX);
-    let ended = process::run(&mut command, RUN_DEADLINE * runs + stock, &mut log, &mut |line| {
+    let load = Duration::from_secs(arguments.load.unwrap_or_default());
+    let ended = process::run(&mut command, RUN_DEADLINE * runs + stock + load, &mut log, &mut |line| {
         if let Some(line) = line.strip_prefix(MARK) {
-            match (Sample::parse(line), writeln!(file, "{line}")) {
-                (Ok(sample), Ok(())) => {
+            if let Err(error) = writeln!(file, "{line}") {
+                failures.push(format!("cannot write the raw log: {error}"));
+            }
+            match (Load::parse(line), Sample::parse(line)) {
+                (Some(load), _) => loads.push(load),
+                (None, Ok(sample)) => {
                     println!("{}", sample.to_line());
                     samples.push(sample);
                 }
-                (Err(error), _) => failures.push(error),
-                (_, Err(error)) => failures.push(format!("cannot write the raw log: {error}")),
+                (None, Err(error)) => failures.push(error),
             }
         } else if kubernetes::is_for_people(line) {
             println!("{line}");
         }
     });
-    print(&samples);
+    print(&samples, &loads);
     println!("raw log: {}; table of it again: cargo xtask bench failover --from FILE", raw.display());
     if let Err(error) = ended {
         failures.push(error);
@@ -97,8 +124,11 @@ pub(crate) fn failover(arguments: &FailoverArguments) -> Result<bool, String> {
     Ok(failures.is_empty())
 }
 
-fn print(samples: &[Sample]) {
-    print!("\n{}", table::text(samples));
+fn print(samples: &[Sample], loads: &[Load]) {
+    if !samples.is_empty() {
+        print!("\n{}", table::text(samples));
+    }
+    loads.iter().for_each(|load| print!("\n{}", load.text()));
 }
 
 fn create(path: &Path) -> Result<File, String> {

@@ -5,6 +5,7 @@ use crate::kubernetes::Lab;
 use crate::kubernetes::cluster::has_condition;
 use crate::kubernetes::space::{LIMIT, name_of};
 use serde_json::Value;
+use std::time::Duration;
 
 const NAMESPACE: &str = "hawser";
 const CONTROLLER: &str = "hawser-controller";
@@ -13,6 +14,8 @@ const NODE: &str = "hawser-node";
 const NO_FENCE: [&str; 2] = ["HAWSER_TEST_NO_FENCE", "HAWSER_THIS_IS_A_TEST"];
 const PODS: &str = "/api/v1/namespaces/hawser/pods";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/hawser/leases/hawser-supervisor";
+/// The chart's `metrics.port`.
+const PAGES_PORT: u16 = 9810;
 const HISTORY: &str = "/api/v1/namespaces/hawser/configmaps/hawser-failover";
 
 /// Whether something watches nodes by itself.
@@ -62,6 +65,44 @@ fn hawser_in(lab: &Lab, part: &str, dead: &[&str], arguments: &[&str]) -> Result
     let pod = pods.iter().find(lives).ok_or_else(|| format!("no pod of {part} lives"))?;
     let exec = ["--namespace", NAMESPACE, "exec", name_of(pod), "--container", "hawser", "--", "/hawser"];
     lab.cluster.kubectl(&[&exec[..], arguments].concat(), None)
+}
+
+/// What the controllers have logged lately, in their containers' present lives and the ones before.
+pub(super) fn logs(lab: &Lab, lately: Duration) -> Result<String> {
+    let mut logs = String::new();
+    for pod in controllers(lab)? {
+        let since = format!("--since={}s", lately.as_secs() + 1);
+        let log = ["--namespace", NAMESPACE, "logs", name_of(&pod), "--container=hawser", &since];
+        logs.push_str(&lab.cluster.kubectl(&log, None)?);
+        // Where it has not started again there is none before.
+        logs.push_str(&lab.cluster.kubectl(&[&log[..], &["--previous"]].concat(), None).unwrap_or_default());
+    }
+    Ok(logs)
+}
+
+/// How often containers of hawser's pods have started again.
+pub(super) fn restarts(lab: &Lab) -> Result<u64> {
+    let pods = lab.cluster.list(PODS)?;
+    let containers = pods.iter().filter_map(|pod| pod["status"]["containerStatuses"].as_array()).flatten();
+    Ok(containers.filter_map(|container| container["restartCount"].as_u64()).sum())
+}
+
+/// How long ago the controller that leads has heard of each node, in milliseconds. It needs its pages on a port.
+pub(super) fn heartbeat_ages(lab: &Lab) -> Result<Vec<(String, f64)>> {
+    let pods = controllers(lab)?;
+    let mut pages =
+        pods.iter().map(|pod| lab.cluster.get(&format!("{PODS}/{}:{PAGES_PORT}/proxy/metrics", name_of(pod))));
+    let leads = |page: &Result<Value>| {
+        let text = page.as_ref().ok().and_then(Value::as_str);
+        text.is_some_and(|text| text.lines().any(|line| line == "hawser_supervisor_is_leader 1"))
+    };
+    let page = pages.find(leads).ok_or("no controller says that it leads")??;
+    Ok(page.as_str().unwrap_or_default().lines().filter_map(age).collect())
+}
+
+fn age(line: &str) -> Option<(String, f64)> {
+    let (node, age) = line.strip_prefix("hawser_node_heartbeat_age_seconds{node=\"")?.split_once("\"} ")?;
+    Some((node.to_owned(), age.parse::<f64>().ok()? * 1e3))
 }
 
 /// Switches the supervisor off, or on again.

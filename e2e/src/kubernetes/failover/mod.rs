@@ -10,6 +10,7 @@ mod controls;
 mod fault;
 mod history;
 pub(super) mod installed;
+mod load;
 mod mover;
 mod oracle;
 mod pool;
@@ -49,9 +50,19 @@ pub(crate) struct FailoverArguments {
     /// The lab moves workloads itself, even where there is a supervisor.
     #[arg(long)]
     by_hand: bool,
+    /// No fault, but so much load on one node as it takes, for so long, in place of the scenarios; prints a line of JSON.
+    #[arg(long, value_name = "SECONDS")]
+    load: Option<u64>,
     /// Shows one failover, in place of the scenarios.
     #[arg(long)]
     show: bool,
+}
+
+impl FailoverArguments {
+    /// Whether what it does needs hawser's metrics.
+    pub(crate) fn reads_metrics(&self) -> bool {
+        self.load.is_some()
+    }
 }
 
 /// A failover by the supervisor that takes longer has failed.
@@ -83,6 +94,11 @@ pub(super) fn instead(report: &Report, lab: &Lab, ground: &Ground, arguments: &F
         {
             report.failed("show", &failure.to_string());
         }
+        return true;
+    }
+    if let Some(seconds) = arguments.load {
+        let loaded = Failovers::with_nodes_as_they_are(lab, ground, false);
+        report.test("load", || load::load(&loaded?, Duration::from_secs(seconds)));
         return true;
     }
     let Some(runs) = arguments.bench_failover else { return false };

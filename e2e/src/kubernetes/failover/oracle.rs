@@ -17,6 +17,8 @@ pub(super) struct Verdict {
     pub(super) in_flight: usize,
     /// Blocks of the old pod that reached an image after the fence had returned.
     pub(super) late_blocks: usize,
+    /// When the last write of the old pod that is acknowledged was durable.
+    pub(super) last_ns: Option<u64>,
     /// What `hawser workload verify` found.
     pub(super) ledger: Value,
     /// What is wrong, in words.
@@ -30,6 +32,7 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verd
     let acks = subject.workload.acks()?;
     verdict.acked = acks.len();
     let old: Vec<u64> = starts.iter().filter(|start| start.uid == subject.old.uid).map(|start| start.epoch).collect();
+    verdict.last_ns = last_of(&acks, &old);
     if let Some(fence_ns) = seen.moments.fenced {
         (verdict.in_flight, verdict.late) = after_fence(&acks, &old, fence_ns);
         if verdict.late > 0 {
@@ -106,6 +109,11 @@ fn findings(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
     findings.ok_or_else(|| format!("hawser workload verify: {said:?}, {complaint:?}").into())
 }
 
+/// When the last ack of these epochs ended.
+fn last_of(acks: &[Ack], epochs: &[u64]) -> Option<u64> {
+    acks.iter().filter(|ack| epochs.contains(&ack.epoch)).map(|ack| ack.end_ns).max()
+}
+
 /// Acks of these epochs that ended after the fence: those that began before it, and those that did not.
 pub(super) fn after_fence(acks: &[Ack], epochs: &[u64], fence_ns: u64) -> (usize, usize) {
     let ended = acks.iter().filter(|ack| epochs.contains(&ack.epoch) && ack.end_ns > fence_ns);
@@ -146,5 +154,6 @@ mod tests {
         let acks = [ack(1, 1, 2), ack(1, 3, 7), ack(1, 6, 8), ack(2, 9, 10), ack(3, 9, 10)];
         assert_eq!(after_fence(&acks, &[1, 3], 5), (1, 2));
         assert_eq!(after_fence(&acks, &[1], 20), (0, 0));
+        assert_eq!((last_of(&acks, &[1]), last_of(&acks, &[4])), (Some(8), None));
     }
 }

@@ -30,6 +30,10 @@ impl<'a> Room<'a> {
         for kind in ["statefulsets", "deployments"] {
             cluster.delete(&format!("/apis/apps/v1/namespaces/{}/{kind}", self.name))?;
         }
+        self.look("its pods gone", || {
+            let left = cluster.list(&format!("/api/v1/namespaces/{}/pods", self.name))?;
+            Ok(if left.is_empty() { Ok(()) } else { Err(format!("{} pods", left.len())) })
+        })?;
         self.look("its volumes detached", || {
             let mut left = cluster.list("/apis/storage.k8s.io/v1/volumeattachments")?;
             left.retain(|one| names.contains(&&one["spec"]["source"]["persistentVolumeName"]));

@@ -62,7 +62,7 @@ const AFTER_MENDING: Duration = Duration::from_secs(2);
 /// How long the workload writes before the fault, and elsewhere before the node comes back.
 const WRITING: Duration = Duration::from_millis(700);
 /// Between two writes of one writer, for the writers of a pod together not to take all of the machine.
-fn pause_ms(writers: u32) -> u64 {
+pub(super) fn pause_ms(writers: u32) -> u64 {
     5 + u64::from(writers) / 4
 }
 
@@ -209,6 +209,9 @@ impl Plan<'_> {
             .collect();
         let line = |outcome: &Outcome| {
             let moments = &outcome.moments;
+            // Negative where the old pod still wrote when the new one did, which is a mistake that the checks tell.
+            let outage = moments.first.zip(outcome.verdict.last_ns);
+            let outage = outage.map(|(first, last)| (first as f64 - last as f64) / 1e6);
             json!({
                 "run": self.number,
                 "fault": self.fault.name(),
@@ -217,12 +220,14 @@ impl Plan<'_> {
                 "volume": outcome.access.name(),
                 "writers": self.writers,
                 "status_frequency": self.status_frequency,
+                "attach_by_nodes": self.lab.place.attaches_by_nodes(),
                 "nodes": self.lab.nodes.iter().filter(|node| node.is_running()).count(),
                 "from": outcome.from,
                 "to": moments.node,
                 "leader_failed": outcomes.leader_failed,
                 "limit_ms": u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX),
                 "total_ms": since(moments.first),
+                "outage_ms": outage,
                 "at_ms": {
                     "detected": since(outcomes.history.detected(&outcome.from)),
                     "fenced": since(moments.fenced),

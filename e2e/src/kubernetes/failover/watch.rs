@@ -159,6 +159,10 @@ fn look_at_objects(lab: &Lab, namespace: &str, subjects: &[Subject], all: &mut [
             if attachments.iter().any(|one| is_attached(&one)) {
                 moments.attached.get_or_insert(now);
             }
+            // Where nodes attach it is when one had the grant.
+            if lab.place.attaches_by_nodes() {
+                moments.attached = moments.granted;
+            }
         }
     }
     Ok(())

@@ -8,7 +8,10 @@ pub(super) struct Sample {
     pub(super) mover: String,
     pub(super) workload: String,
     pub(super) status_frequency: String,
+    pub(super) attach_by_nodes: bool,
     pub(super) end: End,
+    /// Milliseconds from the last ack of the old pod to the first new one. Logs of earlier versions have none.
+    pub(super) outage_ms: Option<f64>,
     /// Phases that were seen, in milliseconds, in the order of `NAMES`.
     pub(super) phases: [Option<f64>; NAMES.len()],
     pub(super) acked: u64,
@@ -43,7 +46,11 @@ struct Line {
     #[serde(default)]
     status_frequency: String,
     #[serde(default)]
+    attach_by_nodes: bool,
+    #[serde(default)]
     total_ms: Option<f64>,
+    #[serde(default)]
+    outage_ms: Option<f64>,
     #[serde(default)]
     limit_ms: f64,
     #[serde(default)]
@@ -105,7 +112,9 @@ impl Sample {
             mover: line.mover,
             workload: line.workload,
             status_frequency: line.status_frequency,
+            attach_by_nodes: line.attach_by_nodes,
             end,
+            outage_ms: line.outage_ms,
             phases,
             acked: line.verdict.acked,
             lost,
@@ -117,7 +126,10 @@ impl Sample {
     /// As it is said while the bench runs.
     pub(super) fn to_line(&self) -> String {
         let end = match self.end {
-            End::Moved(ms) => format!("{:.2} s", ms / 1e3),
+            End::Moved(ms) => match self.outage_ms {
+                Some(outage_ms) => format!("{:.2} s, an outage of {:.2} s", ms / 1e3, outage_ms / 1e3),
+                None => format!("{:.2} s", ms / 1e3),
+            },
             End::NotWithin(ms) => format!("not within {:.0} s", ms / 1e3),
             End::Failed => "failed".to_owned(),
         };
@@ -131,7 +143,7 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::bench::failover) const LINE: &str = r#"{"run":0,"fault":"node-killed","mover":"supervisor",
-        "workload":"deployment","status_frequency":"1s","limit_ms":120000,"total_ms":3500.0,
+        "workload":"deployment","status_frequency":"1s","limit_ms":120000,"total_ms":3500.0,"outage_ms":3450.0,
         "at_ms":{"detected":2100.0,"fenced":2500.0,"created":2600.0,"attached":2590.0,"started":3400.0},
         "verdict":{"acked":100,"late":0,"ledger":{"lost":0},"problems":[]}}"#;
 

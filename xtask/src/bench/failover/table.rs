@@ -6,7 +6,8 @@ use super::phases::{End, NAMES, Sample};
 const STOCK: &str = "stock";
 const SHARES: [(&str, f64); 4] = [("P50", 0.5), ("P95", 0.95), ("P99", 0.99), ("MAX", 1.0)];
 
-/// Seconds from the fault to the first new durable write; phases by their median.
+/// Seconds: from the fault to the first new durable write, and the outage, which begins with the last write of the old pod
+/// that was acknowledged; phases by their median.
 pub(super) fn text(samples: &[Sample]) -> String {
     let mut groups: Vec<Vec<&Sample>> = Vec::new();
     for sample in samples {
@@ -17,6 +18,7 @@ pub(super) fn text(samples: &[Sample]) -> String {
     }
     let mut header: Vec<String> = ["FAULT", "WORKLOAD", "BY", "RUNS"].map(str::to_owned).to_vec();
     header.extend(SHARES.map(|(name, _)| name.to_owned()));
+    header.extend(SHARES.map(|(name, _)| format!("OUTAGE {name}")));
     header.extend(NAMES.map(str::to_uppercase));
     header.extend(["NOT MOVED", "LOST", "LATE", "OURS:STOCK"].map(str::to_owned));
     let mut lines = vec![header];
@@ -38,20 +40,25 @@ pub(super) fn text(samples: &[Sample]) -> String {
     text
 }
 
-fn key(sample: &Sample) -> (&str, &str, &str, &str) {
-    (&sample.fault, &sample.workload, &sample.mover, &sample.status_frequency)
+fn key(sample: &Sample) -> (&str, &str, &str, &str, bool) {
+    (&sample.fault, &sample.workload, &sample.mover, &sample.status_frequency, sample.attach_by_nodes)
 }
 
 fn cells(group: &[&Sample], all: &[Sample]) -> Vec<String> {
-    let (fault, workload, mover, frequency) = key(group[0]);
-    let mover = if frequency == "1s" || frequency.is_empty() {
+    let (fault, workload, mover, frequency, attach_by_nodes) = key(group[0]);
+    let mut mover = if frequency == "1s" || frequency.is_empty() {
         mover.to_owned()
     } else {
         format!("{mover}, status {frequency}")
     };
+    if attach_by_nodes {
+        mover.push_str(", nodes attach");
+    }
     let totals = sorted(group.iter().filter_map(|sample| moved_ms(sample)));
     let mut cells = vec![fault.to_owned(), workload.to_owned(), mover, group.len().to_string()];
     cells.extend(SHARES.map(|(_, share)| seconds(quantile(&totals, share))));
+    let outages = sorted(group.iter().filter_map(|sample| sample.outage_ms));
+    cells.extend(SHARES.map(|(_, share)| seconds(quantile(&outages, share))));
     for phase in 0..NAMES.len() {
         cells.push(seconds(quantile(&sorted(group.iter().filter_map(|sample| sample.phases[phase])), 0.5)));
     }
@@ -124,6 +131,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("node-killed  deployment  supervisor  1     3.50"), "{text}");
         assert!(lines[1].ends_with("1:>34.3"), "{text}");
+        assert!(lines[1].contains(" 3.45 "), "{text}");
         assert!(lines[2].contains("stock") && lines[2].contains(" -"), "{text}");
     }
 }
