@@ -7,9 +7,22 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
+const DRIVER: &str = "/apis/storage.k8s.io/v1/csidrivers/csi.hawser.dev";
+/// In the path where kubelet has a volume staged.
+const STAGED: &str = "/globalmount";
 const PODS: usize = 100;
 /// With volumes against without.
 const GOAL: f64 = 1.1;
+/// Lists of a hundred are work for the API server.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Something that comes to each of the pods, one after the other.
+struct Phase<'a> {
+    name: &'static str,
+    count: Box<dyn Fn() -> Result<usize> + 'a>,
+    half: Option<Duration>,
+    all: Option<Duration>,
+}
 
 /// Each with a volume of its own, timed against as many with an emptyDir. The ratio is told, not judged: what else the
 /// machine does meanwhile is not known.
@@ -34,16 +47,7 @@ fn timed(space: &Space, what: &str, make: impl Fn(&str) -> Result<Value>) -> Res
     for number in 0..PODS {
         space.create_pod(&on_node(make(&format!("app-{number}"))?, space.node(0)))?;
     }
-    let in_space = |kind: &str| format!("/api/v1/namespaces/{}/{kind}", space.name);
-    if !space.cluster.list(&in_space("persistentvolumeclaims"))?.is_empty() {
-        wait_all(space, "bound", &in_space("persistentvolumeclaims"), |claim| claim["status"]["phase"] == "Bound")?;
-        space.time(&format!("{PODS} claims bound"), began.elapsed());
-        wait_all(space, "attached", ATTACHMENTS, |one| one["status"]["attached"] == true)?;
-        space.time(&format!("{PODS} volumes attached"), began.elapsed());
-    }
-    wait_all(space, "running", &in_space("pods"), |pod| has_condition(pod, "Ready"))?;
-    let took = began.elapsed();
-    space.time(&format!("{PODS} pods {what} running"), took);
+    let took = wait_phases(space, what, began, phases(space)?)?;
     let last = format!("app-{}", PODS - 1);
     let mounted = space.sh(&last, "grep -c ' /data ' /proc/mounts")?;
     ensure(mounted == "1", || format!("{last} has {mounted} mounts at /data"))?;
@@ -53,11 +57,64 @@ fn timed(space: &Space, what: &str, make: impl Fn(&str) -> Result<Value>) -> Res
     Ok(took)
 }
 
-fn wait_all(space: &Space, what: &str, list: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
-    space.look(&format!("all {what}"), || {
-        // Of a hundred the list itself is work for the API server.
-        std::thread::sleep(Duration::from_millis(200));
-        let done = space.cluster.list(list)?.iter().filter(|object| holds(object)).count();
-        Ok(if done >= PODS { Ok(()) } else { Err(format!("{done} of {PODS}")) })
-    })
+/// What there is to see on the way to running pods.
+fn phases<'a>(space: &'a Space) -> Result<Vec<Phase<'a>>> {
+    let list = |kind: &str| format!("/api/v1/namespaces/{}/{kind}", space.name);
+    let (pods, claims) = (list("pods"), list("persistentvolumeclaims"));
+    let mut phases = Vec::new();
+    if !space.cluster.list(&claims)?.is_empty() {
+        phases.push(Phase::new("claims bound", move || {
+            count(space, &claims, |claim| claim["status"]["phase"] == "Bound")
+        }));
+        if space.cluster.get(DRIVER)?["spec"]["attachRequired"] != false {
+            phases.push(Phase::new("volumes attached", || {
+                count(space, ATTACHMENTS, |one| one["status"]["attached"] == true)
+            }));
+        }
+        if let Some(lab) = space.ground.lab {
+            let node = lab.node(space.node(0))?;
+            phases.push(Phase::new("volumes staged", || node.mounts(STAGED).map(|mounts| mounts.len())));
+        }
+    }
+    phases.push(Phase::new("pods running", move || count(space, &pods, |pod| has_condition(pod, "Ready"))));
+    Ok(phases)
+}
+
+fn count(space: &Space, list: &str, holds: impl Fn(&Value) -> bool) -> Result<usize> {
+    Ok(space.cluster.list(list)?.iter().filter(|object| holds(object)).count())
+}
+
+impl<'a> Phase<'a> {
+    fn new(name: &'static str, count: impl Fn() -> Result<usize> + 'a) -> Self {
+        Self { name, count: Box::new(count), half: None, all: None }
+    }
+}
+
+/// How long it took until the last was through.
+fn wait_phases(space: &Space, what: &str, began: Instant, mut phases: Vec<Phase>) -> Result<Duration> {
+    space.look(&format!("{PODS} pods {what}"), || {
+        std::thread::sleep(PAUSE);
+        let mut waits = None;
+        for phase in phases.iter_mut().filter(|phase| phase.all.is_none()) {
+            let (done, now) = ((phase.count)()?, began.elapsed());
+            if done * 2 >= PODS {
+                phase.half.get_or_insert(now);
+            }
+            if done >= PODS {
+                phase.all = Some(now);
+            } else {
+                waits.get_or_insert_with(|| format!("{done} of {PODS} {}", phase.name));
+            }
+            // Nothing of the next is there yet.
+            if done == 0 {
+                break;
+            }
+        }
+        Ok(waits.map_or(Ok(()), Err))
+    })?;
+    let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
+    for Phase { name, half, all, .. } in &phases {
+        println!("time: {}: {what}: {name}: half {:.1} s, all {:.1} s", space.name, seconds(*half), seconds(*all));
+    }
+    Ok(phases.last().and_then(|phase| phase.all).unwrap_or_default())
 }
