@@ -45,7 +45,7 @@ impl Release {
 
     /// Until its pods are gone.
     pub(super) fn uninstall(&self, cluster: &Cluster) -> Result<()> {
-        self.run(self.command("uninstall"))?;
+        run(self.command("uninstall"))?;
         cluster.wait("hawser's pods gone", START_LIMIT, || {
             let left = cluster.list("/api/v1/namespaces/hawser/pods")?;
             Ok(if left.is_empty() { Ok(()) } else { Err(pods(cluster)) })
@@ -58,18 +58,13 @@ impl Release {
         for setting in self.settings.iter().chain(settings) {
             helm.args(["--set", setting]);
         }
-        self.run(helm)
+        run(helm)
     }
 
     fn command(&self, verb: &str) -> Command {
         let mut helm = Command::new(&self.helm);
         helm.args([verb, "hawser", "--namespace", NAMESPACE, "--kubeconfig"]).arg(&self.kubeconfig);
         helm
-    }
-
-    fn run(&self, mut helm: Command) -> Result<()> {
-        let output = helm.output()?;
-        ensure(output.status.success(), || format!("{helm:?}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
     fn wait(&self, cluster: &Cluster) -> Result<()> {
@@ -88,6 +83,11 @@ impl Release {
         }
         Ok(())
     }
+}
+
+fn run(mut helm: Command) -> Result<()> {
+    let output = helm.output()?;
+    ensure(output.status.success(), || format!("{helm:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// The chart, by helm. The snapshot controller is the cluster's, not hawser's, and runs beside the API server.
