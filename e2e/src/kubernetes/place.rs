@@ -182,6 +182,18 @@ impl Place {
         Ok(format!("/{path}"))
     }
 
+    /// Lets all pods together weigh no more than the rest of the machine. A busy node is a machine of its own and takes no
+    /// processor from the control plane, which here it would.
+    pub(super) fn weigh_as_one(&self) -> Result<()> {
+        for hierarchy in hierarchies()? {
+            let shares = hierarchy.join(self.cgroup()).join("cpu.shares");
+            if shares.exists() {
+                std::fs::write(&shares, "1024").context(|| shares.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+
     /// In the freezer's hierarchy, the cgroup that [`Place::create_cgroup`] made.
     pub(super) fn freezer(&self, name: &str) -> PathBuf {
         Path::new(FREEZER).join(self.cgroup()).join(name)

@@ -10,7 +10,8 @@ use super::{Failovers, WRITERS, installed, pool};
 use crate::client::is_interrupted;
 use crate::failure::{Result, ensure};
 use crate::kubernetes::images::BUSYBOX_IMAGE;
-use crate::kubernetes::space::{on_node, pod};
+use crate::kubernetes::process::wait_until;
+use crate::kubernetes::space::{LIMIT, on_node, pod};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -42,12 +43,12 @@ pub(super) fn load(failovers: &Failovers, length: Duration) -> Result<()> {
         let start = workload.wait_writing(&space)?;
         ensure(start.node == node, || format!("{} was placed on {}, not on {node}", start.pod, start.node))?;
     }
+    lab.place.weigh_as_one()?;
     let (before, began, restarts) = (now_ns()?, Instant::now(), installed::restarts(lab)?);
     let acked_before: usize = writing.iter().map(Workload::count).sum();
     for name in ["busy", "memory"] {
         space.create_pod(&hog(name, &node))?;
     }
-    ["busy", "memory"].iter().try_for_each(|name| space.wait_running(name).map(drop))?;
     let mut ages = Ages::default();
     let mut missed = 0;
     while began.elapsed() < length && !is_interrupted() {
@@ -60,9 +61,14 @@ pub(super) fn load(failovers: &Failovers, length: Duration) -> Result<()> {
     }
     let seconds = began.elapsed().as_secs_f64();
     let acked = writing.iter().map(Workload::count).sum::<usize>() - acked_before;
-    let busy = space.sh("busy", "cat /proc/loadavg")?;
-    let history = History::since(lab, before)?;
-    let said = Said::of(&installed::logs(lab, began.elapsed())?);
+    let busy = std::fs::read_to_string("/proc/loadavg")?.trim().to_owned();
+    for name in ["busy", "memory"] {
+        let phase = patiently(|| lab.cluster.get(&space.path("pods", name)))?["status"]["phase"].clone();
+        ensure(phase == "Running", || format!("the pod {name} is {phase}: there was no load"))?;
+        patiently(|| lab.cluster.delete(&space.path("pods", name)))?;
+    }
+    let history = patiently(|| History::since(lab, before))?;
+    let said = Said::of(&patiently(|| installed::logs(lab, began.elapsed()))?);
     let mut fenced = 0;
     for node in &lab.nodes {
         fenced += usize::from(pool::is_fenced(&pool_of(lab), &node.name)?);
@@ -76,7 +82,7 @@ pub(super) fn load(failovers: &Failovers, length: Duration) -> Result<()> {
         "suspicions": said.suspicions,
         "refusals": said.refusals,
         "fences": fences,
-        "restarts": installed::restarts(lab)? - restarts,
+        "restarts": patiently(|| installed::restarts(lab))?.saturating_sub(restarts),
         "samples": ages.samples,
         "samples_missed": missed,
         "each": ages.to_json(),
@@ -84,9 +90,12 @@ pub(super) fn load(failovers: &Failovers, length: Duration) -> Result<()> {
     println!("failover: {line}");
     ensure(ages.samples > 0, || "no heartbeat's age was seen".to_owned())?;
     ensure(said.suspicions == 0 && fences == 0, || line.to_string())?;
-    space.delete_pod("busy")?;
-    space.delete_pod("memory")?;
     space.close()
+}
+
+/// The API server is as busy as everything else.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    wait_until("an answer", LIMIT, || Ok(ask().map_err(|failure| failure.to_string())))
 }
 
 /// A pod that takes all of the processors, or memory, and touches it.
