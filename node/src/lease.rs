@@ -73,17 +73,20 @@ impl Node {
         let is_raw = own.peek().is_none();
         match own.find(|entry| !entry.read_only && entry.root == Path::new("/")) {
             Some(entry) => match self.host.shutdown_filesystem(&entry.mounted_at) {
-                Err(error) if error.kind() == ErrorKind::Unsupported => self.cut_off(number),
+                Err(error) if error.kind() == ErrorKind::Unsupported => self.limit_loop(number),
                 done => done,
             },
-            None if is_raw => self.cut_off(number),
+            None if is_raw => self.limit_loop(number),
             None => Ok(()),
         }
     }
 
-    fn cut_off(&self, number: DeviceNumber) -> Result<()> {
+    fn limit_loop(&self, number: DeviceNumber) -> Result<()> {
         let Some(device) = self.host.loops()?.into_iter().find(|device| device.number == number) else {
-            return Err(Error::new(ErrorKind::Unsupported, "it is not on a loop device, and nothing else can be cut off"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "it is not on a loop device, and nothing else can be cut off",
+            ));
         };
         self.host.fence_loop(&device, self.step_deadline_ms).map(drop)
     }

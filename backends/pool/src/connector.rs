@@ -27,7 +27,8 @@ impl Connector for Pool {
     }
 
     fn lease(&self) -> Option<Duration> {
-        let is_alone = !self.sees_all_loops() && self.config.allow_fork_only_fence && self.config.scope == Scope::Shared;
+        let is_alone =
+            !self.sees_all_loops() && self.config.allow_fork_only_fence && self.config.scope == Scope::Shared;
         let ms = self.config.shut_down_after_ms.or(is_alone.then_some(DEFAULT_LEASE_MS));
         ms.filter(|ms| *ms > 0).map(Duration::from_millis)
     }

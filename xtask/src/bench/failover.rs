@@ -32,6 +32,9 @@ pub(crate) struct FailoverArguments {
     /// The lab moves workloads itself, even where there is a supervisor: what the steps cost without detection.
     #[arg(long)]
     by_hand: bool,
+    /// The pool counts as on a network file system, where a fence is a fork alone; late acks are then counted and measured.
+    #[arg(long)]
+    fork_only: bool,
     /// Makes the table of this log again; runs nothing.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status"])]
     from: Option<PathBuf>,
@@ -65,6 +68,9 @@ pub(crate) fn failover(arguments: &FailoverArguments) -> Result<bool, String> {
     }
     if arguments.by_hand {
         command.arg("--by-hand");
+    }
+    if arguments.fork_only {
+        command.arg("--fork-only");
     }
     let raw = workspace.log_directory().join("failover/runs.jsonl");
     let mut file = create(&raw)?;

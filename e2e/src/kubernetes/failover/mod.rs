@@ -3,11 +3,13 @@
 //!
 //! - `workload`: what writes, and its recorder; `fault`: what is done to nodes; `mover`: who moves the workload
 //! - `run`: one run of all that; `watch`: when it reached which step; `pool`, `oracle`: what must hold of it
+//! - `fork_only`: the same where the fence stops nobody
 //! - `controls`: that the checks notice what they are there for
 
 mod clock;
 mod controls;
 mod fault;
+mod fork_only;
 mod history;
 mod installed;
 mod mover;
@@ -49,6 +51,9 @@ pub(crate) struct FailoverArguments {
     /// The lab moves workloads itself, even where there is a supervisor.
     #[arg(long)]
     by_hand: bool,
+    /// The pool counts as on a network file system, where a fence is a fork alone.
+    #[arg(long)]
+    fork_only: bool,
     /// Shows one failover, in place of the scenarios.
     #[arg(long)]
     show: bool,
@@ -72,6 +77,7 @@ pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
     for fault in Fault::ALL {
         report.test(&format!("failover-{}", fault.name()), || failovers.one(fault)?.ensure_held());
     }
+    report.test("failover-fork-only", || fork_only::moves_what_was_acked_before(&failovers));
     controls::all(report, &failovers);
 }
 
@@ -99,6 +105,7 @@ struct Failovers<'a> {
     ground: &'a Ground<'a>,
     mover: Mover,
     number: Cell<usize>,
+    is_fork_only: Cell<bool>,
 }
 
 impl<'a> Failovers<'a> {
@@ -115,7 +122,7 @@ impl<'a> Failovers<'a> {
     fn with_nodes_as_they_are(lab: &'a Lab, ground: &'a Ground<'a>, by_hand: bool) -> Result<Self> {
         let mover = if !by_hand && installed::has_supervisor(lab)? { Mover::Supervisor } else { Mover::ByHand };
         println!("failovers: {}", mover.name());
-        Ok(Self { lab, ground, mover, number: Cell::new(0) })
+        Ok(Self { lab, ground, mover, number: Cell::new(0), is_fork_only: Cell::new(false) })
     }
 
     fn one(&self, fault: Fault) -> Result<Outcomes> {
@@ -134,6 +141,7 @@ impl<'a> Failovers<'a> {
             writers,
             limit,
             status_frequency,
+            is_fork_only: self.is_fork_only.get(),
             inspect: None,
         };
         self.run_plan(&plan)
@@ -151,6 +159,7 @@ impl<'a> Failovers<'a> {
             writers: WRITERS[1],
             limit: LIMIT,
             status_frequency: FREQUENCIES[0],
+            is_fork_only: self.is_fork_only.get(),
             inspect: Some(inspect),
         };
         self.run_plan(&plan)
@@ -178,6 +187,9 @@ impl<'a> Failovers<'a> {
     /// Every fault in turn, so that what changes with time changes all of them alike.
     fn bench(&self, report: &Report, arguments: &FailoverArguments, runs: usize) -> Result<()> {
         let faults = if arguments.faults.is_empty() { Fault::ALL.to_vec() } else { arguments.faults.clone() };
+        if arguments.fork_only {
+            fork_only::begin(self)?;
+        }
         let mut failed = 0;
         let mut note = |ran: Result<Outcomes>| {
             if let Err(failure) = ran.and_then(|outcomes| outcomes.ensure_held()) {
