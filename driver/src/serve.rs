@@ -21,7 +21,7 @@ use rpc::{Incoming, Metrics, Runtime, SocketFile};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -33,6 +33,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 const REGISTER_INTERVAL: Duration = Duration::from_secs(1);
 /// How often others can see in the storage that this node still reaches it.
 const LIFE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked whether a storage was not reached for too long.
+const LEASE_INTERVAL: Duration = Duration::from_millis(250);
 /// How soon a change of a volume's mutable parameters reaches its device.
 const TUNE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CALLS: usize = 8192;
@@ -195,6 +197,7 @@ async fn make_known(node: &NodeService, storage: &Storage, mut stopping: watch::
         tracing::warn!(leftover, "left as it is");
     }
     show_life(node, storage, &stopping)?;
+    check_leases(node, storage, &stopping)?;
     tokio::spawn(tune_again(node.clone(), stopping.clone()));
     tokio::spawn(register_again(node.clone(), stopping));
     Ok(true)
@@ -219,6 +222,22 @@ fn show_life(node: &NodeService, storage: &Storage, stopping: &watch::Receiver<b
         thread.spawn(show).map_err(|error| Error::io("cannot start a thread", error))?;
     }
     Ok(())
+}
+
+/// A thread of its own, where there is something to look at.
+fn check_leases(node: &NodeService, storage: &Storage, stopping: &watch::Receiver<bool>) -> Result<()> {
+    if storage.entries.iter().all(|entry| entry.connector.lease().is_none()) {
+        return Ok(());
+    }
+    let (node, stopping) = (node.clone(), stopping.clone());
+    let check = move || {
+        while !*stopping.borrow() {
+            node.check_leases(Instant::now());
+            std::thread::sleep(LEASE_INTERVAL);
+        }
+    };
+    let thread = std::thread::Builder::new().name("leases".to_owned()).stack_size(1 << 18);
+    thread.spawn(check).map(drop).map_err(|error| Error::io("cannot start a thread", error))
 }
 
 async fn tune_again(node: NodeService, mut stopping: watch::Receiver<bool>) {

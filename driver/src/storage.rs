@@ -144,6 +144,11 @@ fn open_pool(config: &Config, backend: &BackendConfig, host: &Arc<dyn Host>, eff
     if settings.is_fence_pretended {
         tracing::error!("{} is set: fences cut NOTHING off, and data will be lost", crate::no_fence::VARIABLE);
     }
+    settings.is_network_pretended = crate::no_fence::pretends_network()?;
+    if settings.is_network_pretended {
+        let name = crate::no_fence::NETWORK;
+        tracing::error!("{name} is set: fences do NOT stop the old node, and what it still acknowledges is lost");
+    }
     let pool = Arc::new(Pool::open(settings, Arc::clone(host), effects.clone())?);
     Ok(Entry { backend: pool.clone(), connector: pool })
 }
@@ -152,6 +157,7 @@ fn pool_config(config: &Config, backend: &BackendConfig) -> PoolConfig {
     let mut pool = PoolConfig::new(backend.name.clone(), &backend.directory);
     pool.node = Some(config.node_id.clone());
     pool.allow_fork_only_fence = backend.allow_fork_only_fence;
+    pool.shut_down_after_ms = backend.shut_down_after_s.map(|seconds| seconds * 1000);
     pool.max_volumes_per_node = backend.max_volumes_per_node;
     pool.image_bytes = backend.image_bytes;
     pool.reserve_bytes = backend.reserve_bytes;

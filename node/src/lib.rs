@@ -8,6 +8,7 @@ mod expand;
 mod grant;
 mod health;
 mod info;
+mod lease;
 mod looks;
 mod node;
 mod observe;
@@ -37,7 +38,7 @@ use rpc::{Profile, Runtime};
 use service::Service;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tuner::Tuner;
 use volume::{Attacher, BackendName, Connector, LockTable, NodeId, NodeIdentity, Result};
 
@@ -85,6 +86,7 @@ impl NodeService {
             journal,
             attacher: config.attacher,
             tuner,
+            leases: lease::Leases::default(),
             state,
             is_staged_by_caller: config.profile.allows_node(stage),
             staging_dir,
@@ -108,7 +110,16 @@ impl NodeService {
     /// Blocks for as long as the backend hangs, so each has its own thread for it, and no call waits for that.
     pub fn show_life(&self, backend: &BackendName) -> Result<()> {
         let Ok(identity) = self.node.identity_for_cleaning() else { return Ok(()) };
-        self.node.connectors.get(backend.as_str()).map_or(Ok(()), |connector| connector.show_life(&identity))
+        let Some(connector) = self.node.connectors.get(backend.as_str()) else { return Ok(()) };
+        connector.show_life(&identity)?;
+        self.node.leases.renew(backend);
+        Ok(())
+    }
+
+    /// Stops what is written here to a storage in which no sign of life could be left for as long as its lease is
+    /// ([`Connector::lease`]). Blocks. To be called every quarter second, on a thread of its own; `now` is the present.
+    pub fn check_leases(&self, now: Instant) {
+        self.node.check_leases(now);
     }
 
     /// Finishes or undoes what an earlier process had begun. Blocks. To be called once, when the node is first

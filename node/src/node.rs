@@ -1,5 +1,6 @@
 //! What the verbs of the node share: the host, the connectors, who this node is now.
 
+use crate::lease::Leases;
 use crate::looks::Looks;
 use crate::observe::View;
 use crate::target::NodePath;
@@ -25,6 +26,7 @@ pub(crate) struct Node {
     pub(crate) locks: LockTable,
     pub(crate) journal: Journal,
     pub(crate) tuner: Tuner,
+    pub(crate) leases: Leases,
     pub(crate) attacher: Attacher,
     /// Where `node.json` is.
     pub(crate) state: Dir,

@@ -142,9 +142,16 @@ impl Node {
     }
 
     fn shut_down(&self, id: &VolumeId) -> Result<()> {
-        let view = View::read(self, self.connector(id)?, id)?;
+        let connector = self.connector(id)?;
+        let view = View::read(self, connector, id)?;
+        // Where nobody else stops it; else it is cut off already, and this is best effort and not the proof.
+        if connector.lease().is_some()
+            && let Some(Connected::Device { path, number, .. }) = &view.connected
+        {
+            return self.stop_writing(path, *number);
+        }
         match view.writable_place() {
-            // Best effort, and not the proof: btrfs has no such call.
+            // btrfs has no such call.
             Some(place) => match self.host.shutdown_filesystem(place) {
                 Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
                 _ => Ok(()),

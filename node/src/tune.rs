@@ -119,6 +119,7 @@ impl Node {
     pub(crate) fn tune_connected(&self, guard: &VolumeGuard, volume: &Volume, device: &Path, number: DeviceNumber) {
         // The kernel may have raised the read-ahead when it attached the image, and the number may be another one.
         self.tuner.set_known(&volume.id, Known::default());
+        self.leases.note(&volume.id, device, number);
         let applied = self.apply(guard, volume, device, number, None);
         self.tuner.say(volume.id.as_str(), applied.err().map(|error| error.chain()), NOT_TUNED);
     }
@@ -254,7 +255,13 @@ impl Node {
     /// Takes back what was done to the volume's device, and disconnects it.
     pub(crate) fn disconnect(&self, guard: &VolumeGuard, connector: &dyn Connector, id: &VolumeId) -> Result<()> {
         self.untune(id);
-        connector.disconnect(guard, id, &self.identity_for_cleaning()?)?;
+        let noted = self.leases.forget(id);
+        if let Err(error) = connector.disconnect(guard, id, &self.identity_for_cleaning()?) {
+            if let Some((device, number)) = noted {
+                self.leases.note(id, &device, number);
+            }
+            return Err(error);
+        }
         self.tuner.forget(id);
         Ok(())
     }

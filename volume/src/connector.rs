@@ -4,6 +4,7 @@ use crate::{Epoch, HealthProblem, NodeIdentity, Result, Volume, VolumeGuard, Vol
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What ControllerPublish hands to the node through CSI's publish_context. A hint: the node checks it against the
 /// backend's record and works without it when an orchestrator drops it.
@@ -45,6 +46,12 @@ pub trait Connector: Send + Sync {
     fn show_life(&self, node: &NodeIdentity) -> Result<()> {
         let _ = node;
         Ok(())
+    }
+
+    /// For how long this node may go on without having left a sign of life: from then on others may have its volumes, and
+    /// nothing but itself stops what it still writes. `None`: whoever gives them away stops it.
+    fn lease(&self) -> Option<Duration> {
+        None
     }
 
     /// The grants of this backend, for a node that takes them itself ([`crate::Attacher::Node`]); it asks for its own alone.

@@ -20,6 +20,11 @@ pub struct PoolConfig {
     pub allow_fork_only_fence: bool,
     /// For tests of tests alone: a fence records its proof and cuts nothing off.
     pub is_fence_pretended: bool,
+    /// For tests alone: the pool counts as on a network file system, whatever it is on.
+    pub is_network_pretended: bool,
+    /// For how long this node goes on without having left a sign of life in the pool, before it stops its own writing there;
+    /// 0: for ever. `None`: where nothing but a fork keeps it from its volumes, [`DEFAULT_LEASE_MS`], else for ever.
+    pub shut_down_after_ms: Option<u64>,
     /// How long the fence of one volume may take.
     pub fence_deadline_ms: u64,
     pub max_volumes_per_node: Option<u64>,
@@ -30,6 +35,9 @@ pub struct PoolConfig {
     /// mount at `<directory>/mnt`. `None`: the directory itself is the pool.
     pub image_bytes: Option<u64>,
 }
+
+/// Twice what a supervisor takes at least until it fences a node that is cut off.
+pub(crate) const DEFAULT_LEASE_MS: u64 = 10_000;
 
 /// Which nodes reach the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +59,8 @@ impl PoolConfig {
             orphan_keep_ms: 7 * 24 * 60 * 60 * 1000,
             allow_fork_only_fence: false,
             is_fence_pretended: false,
+            is_network_pretended: false,
+            shut_down_after_ms: None,
             fence_deadline_ms: 30_000,
             max_volumes_per_node: None,
             reserve_bytes: None,

@@ -3,13 +3,15 @@
 //! A grant is read before the loop is attached and once more after. A fence or a detach writes its mark before it looks for
 //! loops; so either it sees the loop, or the second reading here sees the mark and lets go.
 
-use crate::Pool;
 use crate::attach::no_volume;
+use crate::config::DEFAULT_LEASE_MS;
 use crate::create::DATA;
 use crate::loops::{Look, is_cut_off};
 use crate::model::{VolumeRecord, label_epoch, loop_label};
 use crate::record::RecordDir;
+use crate::{Pool, Scope};
 use host::{LoopDevice, LoopRequest};
+use std::time::Duration;
 use volume::{
     Attachment, ConnectRequest, Connected, Connector, Error, ErrorKind, HealthProblem, Holder, ImageIdentity,
     NodeIdentity, NodeRecord, Result, Segments, Volume, VolumeGuard, VolumeHealth, VolumeId,
@@ -22,6 +24,13 @@ impl Connector for Pool {
 
     fn show_life(&self, node: &NodeIdentity) -> Result<()> {
         self.mark_alive(&node.id)
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        let is_alone =
+            !self.sees_all_loops() && self.config.allow_fork_only_fence && self.config.scope == Scope::Shared;
+        let ms = self.config.shut_down_after_ms.or(is_alone.then_some(DEFAULT_LEASE_MS));
+        ms.filter(|ms| *ms > 0).map(Duration::from_millis)
     }
 
     fn grants(&self) -> Option<&dyn volume::Attach> {

@@ -52,6 +52,8 @@ pub struct BackendConfig {
     pub max_volumes_per_node: Option<u64>,
     pub orphan_keep_s: Option<u64>,
     pub allow_fork_only_fence: bool,
+    /// Without a sign of life for so long the node stops its own writing; 0: never.
+    pub shut_down_after_s: Option<u64>,
     /// Size of an xfs image to keep the pool in, where the directory's file system has no reflink.
     pub image_bytes: Option<u64>,
     /// Kept free for records, forks and copy-on-write.
@@ -99,7 +101,7 @@ pub const TOP_KEYS: [&str; 17] = [
     "rpc_deadline_s",
     "state_dir",
 ];
-pub const BACKEND_KEYS: [&str; 9] = [
+pub const BACKEND_KEYS: [&str; 10] = [
     "allow_fork_only_fence",
     "directory",
     "image_bytes",
@@ -108,6 +110,7 @@ pub const BACKEND_KEYS: [&str; 9] = [
     "orphan_keep_s",
     "reserve_bytes",
     "scope",
+    "shut_down_after_s",
     "type",
 ];
 
@@ -188,6 +191,7 @@ impl Raw {
             "allow_fork_only_fence" => {
                 backend.allow_fork_only_fence = truth(value).map_err(at)?;
             }
+            "shut_down_after_s" => backend.shut_down_after_s = Some(number(value, 0, 24 * 3600).map_err(at)?),
             "image_bytes" => backend.image_bytes = Some(crate::units::parse_size(value).map_err(at)?),
             "reserve_bytes" => backend.reserve_bytes = Some(crate::units::parse_size(value).map_err(at)?),
             unknown => return Err(unknown_key(setting, unknown, &BACKEND_KEYS)),
@@ -208,6 +212,7 @@ impl BackendConfig {
             max_volumes_per_node: None,
             orphan_keep_s: None,
             allow_fork_only_fence: false,
+            shut_down_after_s: None,
             image_bytes: None,
             reserve_bytes: None,
         })

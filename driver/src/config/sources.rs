@@ -13,8 +13,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Variables with our prefix that are not settings: they are read elsewhere (HAWSER_CACHE by `cargo xtask`).
-const OTHER_VARIABLES: [&str; 5] =
-    ["HAWSER_CACHE", "HAWSER_CONFIG", "HAWSER_TEST_EFFECT", "HAWSER_TEST_NO_FENCE", "HAWSER_THIS_IS_A_TEST"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "HAWSER_CACHE",
+    "HAWSER_CONFIG",
+    "HAWSER_TEST_EFFECT",
+    "HAWSER_TEST_NETWORK_POOL",
+    "HAWSER_TEST_NO_FENCE",
+    "HAWSER_THIS_IS_A_TEST",
+];
 
 /// The file given, which must be there, or the default one, which need not.
 pub fn read_file(given: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigError> {

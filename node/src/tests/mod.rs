@@ -5,6 +5,7 @@ mod fenced;
 mod file_system;
 mod granting;
 mod health;
+mod lease;
 mod lifecycle;
 mod paths;
 mod real;

@@ -40,6 +40,9 @@ pub(crate) struct FailoverArguments {
     /// No fault, but for so many seconds all the load on one node that it can take: nothing may be suspected or fenced.
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status"])]
     load: Option<u64>,
+    /// The pool counts as on a network file system, where a fence is a fork alone; late acks are then counted and measured.
+    #[arg(long)]
+    fork_only: bool,
     /// Makes the table of this log again; runs nothing.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status", "attach_by_nodes", "load"])]
     from: Option<PathBuf>,
@@ -88,6 +91,9 @@ pub(crate) fn failover(arguments: &FailoverArguments) -> Result<bool, String> {
     }
     if arguments.attach_by_nodes {
         command.arg("--attach-by-nodes");
+    }
+    if arguments.fork_only {
+        command.arg("--fork-only");
     }
     let raw = workspace.log_directory().join("failover/runs.jsonl");
     let mut file = create(&raw)?;

@@ -72,6 +72,23 @@ fn with_it_the_image_is_forked_and_the_weakness_declared() {
     s.disconnect(&id, &n1);
 }
 
+#[test]
+fn a_pretended_network_has_nothing_but_the_fork_and_the_nodes_own_lease() {
+    let open = |is_network_pretended, allow_fork_only_fence, shut_down_after_ms| {
+        let scratch = tempfile::tempdir().unwrap();
+        let config = PoolConfig::new(BackendName::parse("pool").unwrap(), scratch.path().join("pool"));
+        let config = PoolConfig { is_network_pretended, allow_fork_only_fence, shut_down_after_ms, ..config };
+        let pool = Pool::open(config, Arc::new(LinuxHost::new(Effects::default())), Effects::default()).unwrap();
+        (pool.sees_all_loops(), volume::Connector::lease(&pool).map(|lease| lease.as_secs()))
+    };
+    assert_eq!(open(true, true, None), (false, Some(10)));
+    assert_eq!(open(true, true, Some(3000)), (false, Some(3)));
+    assert_eq!(open(true, true, Some(0)), (false, None));
+    // Nothing is given away without the opt-in, and a local file system's loops are limited by whoever does.
+    assert_eq!(open(true, false, None), (false, None));
+    assert_eq!(open(false, true, None), (true, None));
+}
+
 /// What tests of late writes are seen to fail with.
 #[test]
 fn a_pretended_fence_records_a_proof_and_cuts_nothing_off() {

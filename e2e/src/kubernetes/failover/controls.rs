@@ -44,7 +44,7 @@ fn without_fence(failovers: &Failovers) -> Result<()> {
 /// A ledger that was changed in any of these ways is refused, and the same one unchanged is not.
 fn tampered(failovers: &Failovers) -> Result<()> {
     let forge: &Inspect = &|space, subject| {
-        let text = subject.workload.ledger_of(|epoch| epoch == subject.old.epoch)?;
+        let text = subject.workload.ledger_of(|ack| ack.epoch == subject.old.epoch)?;
         oracle::verify(space, subject, &text)?;
         // Its writer has later ones: that the last line of a writer is missing, nobody can know.
         let line = text.lines().next().ok_or("the ledger is empty")?;

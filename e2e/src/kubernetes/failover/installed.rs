@@ -11,7 +11,11 @@ const NAMESPACE: &str = "hawser";
 const CONTROLLER: &str = "hawser-controller";
 const NODE: &str = "hawser-node";
 /// The switch, and the consent that it asks for.
-const NO_FENCE: [&str; 2] = ["HAWSER_TEST_NO_FENCE", "HAWSER_THIS_IS_A_TEST"];
+const NO_FENCE: [&str; 2] = ["HAWSER_TEST_NO_FENCE", CONSENT];
+const CONSENT: &str = "HAWSER_THIS_IS_A_TEST";
+const NETWORK_POOL: &str = "HAWSER_TEST_NETWORK_POOL";
+/// As the chart's pool.allowForkOnlyFence sets it in the file.
+const FORK_ONLY: &str = "HAWSER_BACKEND_ALLOW_FORK_ONLY_FENCE";
 const PODS: &str = "/api/v1/namespaces/hawser/pods";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/hawser/leases/hawser-supervisor";
 /// The chart's `metrics.port`.
@@ -116,6 +120,27 @@ pub(super) fn set_supervisor(lab: &Lab, is_on: bool) -> Result<()> {
 /// Makes fences that only say so, or real ones again. They are carried out where the pool is: on the nodes.
 pub(super) fn set_fences(lab: &Lab, are_real: bool) -> Result<()> {
     let settings = NO_FENCE.map(|name| if are_real { format!("{name}-") } else { format!("{name}=yes") });
+    set_environment(lab, &format!("daemonset/{NODE}"), &settings.each_ref().map(String::as_str))
+}
+
+/// What the pool counts as on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PoolOn {
+    /// The local file system that it is on.
+    Local,
+    /// A network file system, on which nothing may be fenced.
+    Network,
+    /// A network file system, on which a fork may be all of a fence.
+    NetworkForkOnly,
+}
+
+/// On all nodes: each then sees its own loops alone.
+pub(super) fn set_pool(lab: &Lab, on: PoolOn) -> Result<()> {
+    let (network, allowed) = (on != PoolOn::Local, on == PoolOn::NetworkForkOnly);
+    let switch =
+        |name: &str, is_on: bool, value: &str| if is_on { format!("{name}={value}") } else { format!("{name}-") };
+    let settings =
+        [switch(NETWORK_POOL, network, "yes"), switch(CONSENT, network, "yes"), switch(FORK_ONLY, allowed, "true")];
     set_environment(lab, &format!("daemonset/{NODE}"), &settings.each_ref().map(String::as_str))
 }
 

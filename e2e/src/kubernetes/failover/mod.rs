@@ -3,11 +3,13 @@
 //!
 //! - `workload`: what writes, and its recorder; `fault`: what is done to nodes; `mover`: who moves the workload
 //! - `run`: one run of all that; `watch`: when it reached which step; `pool`, `oracle`: what must hold of it
+//! - `fork_only`: the same where the fence stops nobody
 //! - `controls`: that the checks notice what they are there for
 
 mod clock;
 mod controls;
 mod fault;
+mod fork_only;
 mod history;
 pub(super) mod installed;
 mod load;
@@ -53,6 +55,9 @@ pub(crate) struct FailoverArguments {
     /// No fault, but so much load on one node as it takes, for so long, in place of the scenarios; prints a line of JSON.
     #[arg(long, value_name = "SECONDS")]
     load: Option<u64>,
+    /// The pool counts as on a network file system, where a fence is a fork alone.
+    #[arg(long)]
+    fork_only: bool,
     /// Shows one failover, in place of the scenarios.
     #[arg(long)]
     show: bool,
@@ -83,6 +88,7 @@ pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
     for fault in Fault::ALL {
         report.test(&format!("failover-{}", fault.name()), || failovers.one(fault)?.ensure_held());
     }
+    report.test("failover-fork-only", || fork_only::moves_what_was_acked_before(&failovers));
     controls::all(report, &failovers);
 }
 
@@ -115,6 +121,7 @@ struct Failovers<'a> {
     ground: &'a Ground<'a>,
     mover: Mover,
     number: Cell<usize>,
+    is_fork_only: Cell<bool>,
 }
 
 impl<'a> Failovers<'a> {
@@ -131,7 +138,7 @@ impl<'a> Failovers<'a> {
     fn with_nodes_as_they_are(lab: &'a Lab, ground: &'a Ground<'a>, by_hand: bool) -> Result<Self> {
         let mover = if !by_hand && installed::has_supervisor(lab)? { Mover::Supervisor } else { Mover::ByHand };
         println!("failovers: {}", mover.name());
-        Ok(Self { lab, ground, mover, number: Cell::new(0) })
+        Ok(Self { lab, ground, mover, number: Cell::new(0), is_fork_only: Cell::new(false) })
     }
 
     fn one(&self, fault: Fault) -> Result<Outcomes> {
@@ -150,6 +157,7 @@ impl<'a> Failovers<'a> {
             writers,
             limit,
             status_frequency,
+            is_fork_only: self.is_fork_only.get(),
             inspect: None,
         };
         self.run_plan(&plan)
@@ -167,6 +175,7 @@ impl<'a> Failovers<'a> {
             writers: WRITERS[1],
             limit: LIMIT,
             status_frequency: FREQUENCIES[0],
+            is_fork_only: self.is_fork_only.get(),
             inspect: Some(inspect),
         };
         self.run_plan(&plan)
@@ -194,6 +203,9 @@ impl<'a> Failovers<'a> {
     /// Every fault in turn, so that what changes with time changes all of them alike.
     fn bench(&self, report: &Report, arguments: &FailoverArguments, runs: usize) -> Result<()> {
         let faults = if arguments.faults.is_empty() { Fault::ALL.to_vec() } else { arguments.faults.clone() };
+        if arguments.fork_only {
+            fork_only::begin(self)?;
+        }
         let mut failed = 0;
         let mut note = |ran: Result<Outcomes>| {
             if let Err(failure) = ran.and_then(|outcomes| outcomes.ensure_held()) {

@@ -19,14 +19,29 @@ pub(super) struct Verdict {
     pub(super) late_blocks: usize,
     /// When the last write of the old pod that is acknowledged was durable.
     pub(super) last_ns: Option<u64>,
+    /// With a fence that is a fork alone, for how long the old pod went on acknowledging; none where it did not.
+    pub(super) late_for_ms: Option<f64>,
     /// What `hawser workload verify` found.
     pub(super) ledger: Value,
     /// What is wrong, in words.
     pub(super) problems: Vec<String>,
 }
 
+/// What a fence promises of the old writer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Promise {
+    /// Nothing that it acknowledges after the fence, or writes, is anywhere.
+    Stopped,
+    /// Nothing of it reaches the new holder. Until its own node stops it, it may acknowledge what is in the orphan alone:
+    /// counted from here.
+    Orphaned { since_ns: u64 },
+}
+
+/// How long an orphan may be acknowledged into: the node looks every second whether it was fenced, on a busy machine.
+pub(super) const ORPHAN_LIMIT_MS: f64 = 3000.0;
+
 /// After the node that failed has gone on again for a while.
-pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verdict> {
+pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen, promise: Promise) -> Result<Verdict> {
     let mut verdict = Verdict::default();
     let starts = subject.workload.starts()?;
     let acks = subject.workload.acks()?;
@@ -35,13 +50,26 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verd
     verdict.last_ns = last_of(&acks, &old);
     if let Some(fence_ns) = seen.moments.fenced {
         (verdict.in_flight, verdict.late) = after_fence(&acks, &old, fence_ns);
-        if verdict.late > 0 {
-            verdict.problems.push(format!("{} acks of the old pod began after the fence", verdict.late));
+        match promise {
+            Promise::Stopped if verdict.late > 0 => {
+                verdict.problems.push(format!("{} acks of the old pod began after the fence", verdict.late));
+            }
+            Promise::Stopped => {}
+            Promise::Orphaned { since_ns } => {
+                verdict.late_for_ms = late_for_ms(&acks, &old, fence_ns, since_ns);
+                if let Some(ms) = verdict.late_for_ms.filter(|ms| *ms > ORPHAN_LIMIT_MS) {
+                    verdict.problems.push(format!("the old pod went on acknowledging into the orphan for {ms:.0} ms"));
+                }
+            }
         }
     }
     match &seen.at_fence {
         Some(before) => {
-            verdict.late_blocks = pool::written_between(before, &subject.old_blocks()?);
+            let now = subject.old_blocks()?;
+            verdict.late_blocks = match promise {
+                Promise::Stopped => pool::written_between(before, &now),
+                Promise::Orphaned { .. } => pool::written_outside_orphans(before, &now),
+            };
             if verdict.late_blocks > 0 {
                 verdict.problems.push(format!("{} blocks of the old pod changed after the fence", verdict.late_blocks));
             }
@@ -52,7 +80,10 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen) -> Result<Verd
     let states = pool::states(&subject.directory)?;
     verdict.note("holders", pool::ensure_one_holder(&states));
     if seen.moments.first.is_some() {
-        let ledger = subject.workload.ledger_of(|epoch| old.contains(&epoch))?;
+        // What was acknowledged into an orphan is lost, and is counted above.
+        let fence_ns = seen.moments.fenced.unwrap_or(u64::MAX);
+        let is_promised = |ack: &Ack| matches!(promise, Promise::Stopped) || ack.end_ns <= fence_ns;
+        let ledger = subject.workload.ledger_of(|ack| old.contains(&ack.epoch) && is_promised(ack))?;
         match findings(space, subject, &ledger) {
             Ok(findings) => {
                 verdict.note("ledger", ensure_passed(&findings));
@@ -121,6 +152,12 @@ pub(super) fn after_fence(acks: &[Ack], epochs: &[u64], fence_ns: u64) -> (usize
     (in_flight.len(), late.len())
 }
 
+/// From a moment to the last ack of these epochs that ended after the fence.
+fn late_for_ms(acks: &[Ack], epochs: &[u64], fence_ns: u64, since_ns: u64) -> Option<f64> {
+    let late = acks.iter().filter(|ack| epochs.contains(&ack.epoch) && ack.end_ns > fence_ns);
+    late.map(|ack| ack.end_ns).max().map(|last| last.saturating_sub(since_ns) as f64 / 1e6)
+}
+
 impl Verdict {
     pub(super) fn note(&mut self, what: &str, checked: Result<()>) {
         if let Err(failure) = checked {
@@ -138,6 +175,7 @@ impl Verdict {
             "late": self.late,
             "in_flight": self.in_flight,
             "late_blocks": self.late_blocks,
+            "late_for_ms": self.late_for_ms,
             "ledger": self.ledger,
             "problems": self.problems,
         })
@@ -155,5 +193,7 @@ mod tests {
         assert_eq!(after_fence(&acks, &[1, 3], 5), (1, 2));
         assert_eq!(after_fence(&acks, &[1], 20), (0, 0));
         assert_eq!((last_of(&acks, &[1]), last_of(&acks, &[4])), (Some(8), None));
+        assert_eq!(late_for_ms(&acks, &[1], 5, 6), Some(2e-6));
+        assert_eq!(late_for_ms(&acks, &[1], 20, 6), None);
     }
 }

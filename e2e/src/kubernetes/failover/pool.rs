@@ -179,6 +179,15 @@ fn record(block: &[u8], nonce: Uuid) -> Option<(u64, u32, u64, u64)> {
 /// How many blocks the old writer changed between the two looks. In an orphan nothing may change at all; in the image of the
 /// new holder blocks of the old one that no file has any more are used again, so there only what came counts.
 pub(super) fn written_between(before: &Images, after: &Images) -> usize {
+    written_where(before, after, |_| true)
+}
+
+/// As [`written_between`], but for the orphans: of what a fork took from the old writer, nothing may change.
+pub(super) fn written_outside_orphans(before: &Images, after: &Images) -> usize {
+    written_where(before, after, |image| !image.name.starts_with(ORPHAN))
+}
+
+fn written_where(before: &Images, after: &Images, counts: impl Fn(&Image) -> bool) -> usize {
     let of = |inode: &u64, now: &Image| {
         // A fork that was made after the first look has what its original had.
         let then = before.get(inode).or_else(|| before.values().find(|image| !image.blocks.is_empty()));
@@ -188,7 +197,7 @@ pub(super) fn written_between(before: &Images, after: &Images) -> usize {
         let gone = then.keys().filter(|at| !now.blocks.contains_key(at)).count();
         if now.name.starts_with(ORPHAN) { came + gone } else { came }
     };
-    after.iter().map(|(inode, image)| of(inode, image)).sum()
+    after.iter().filter(|(_, image)| counts(image)).map(|(inode, image)| of(inode, image)).sum()
 }
 
 #[cfg(test)]
@@ -248,6 +257,11 @@ mod tests {
         assert_eq!(written_between(&before, &scan(5)), 0);
         std::fs::rename(directory.join("image.1"), directory.join("orphan.1")).unwrap();
         assert_eq!(written_between(&before, &scan(5)), 1);
+        assert_eq!(written_outside_orphans(&before, &scan(5)), 0);
+        std::fs::rename(directory.join("orphan.1"), directory.join("image.2")).unwrap();
+        block[100] = 2;
+        file.write_all_at(&block, 1 << 20).unwrap();
+        assert_eq!(written_outside_orphans(&before, &scan(5)), 1);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use super::fault::{Acts, Fault};
 use super::history::History;
 use super::installed;
 use super::mover::{Mover, has_taint};
-use super::oracle::{self, Verdict};
+use super::oracle::{self, ORPHAN_LIMIT_MS, Promise, Verdict};
 use super::pool;
 use super::room::{Room, pool_of};
 use super::watch::{Moments, Seen, Subject, watch};
@@ -31,6 +31,8 @@ pub(super) struct Plan<'a> {
     /// How long the workload may take until it writes elsewhere.
     pub(super) limit: Duration,
     pub(super) status_frequency: &'a str,
+    /// The pool counts as on a network file system, where a fence is a fork alone.
+    pub(super) is_fork_only: bool,
     /// A look at each workload once it has moved.
     pub(super) inspect: Option<&'a Inspect<'a>>,
 }
@@ -117,10 +119,12 @@ impl Plan<'_> {
         std::thread::sleep(WRITING);
         let mended_ns = now_ns()?;
         self.fault.mend(victims)?;
-        std::thread::sleep(AFTER_MENDING);
+        // For an orphan so long that silence is seen after the limit.
+        let limit = Duration::from_millis(if self.is_fork_only { ORPHAN_LIMIT_MS as u64 } else { 0 });
+        std::thread::sleep(AFTER_MENDING + limit);
         let mut each = Vec::new();
         for (subject, seen) in subjects.iter().zip(&seen) {
-            each.push(self.outcome(space, subject, seen)?);
+            each.push(self.outcome(space, subject, seen, mended_ns)?);
         }
         if let Some(inspect) = self.inspect {
             subjects.iter().try_for_each(|subject| inspect(space, subject))?;
@@ -164,8 +168,14 @@ impl Plan<'_> {
         Ok(subjects)
     }
 
-    fn outcome(&self, space: &Room, subject: &Subject, seen: &Seen) -> Result<Outcome> {
-        let verdict = oracle::judge(space, subject, seen)?;
+    fn outcome(&self, space: &Room, subject: &Subject, seen: &Seen, mended_ns: u64) -> Result<Outcome> {
+        let promise = match (self.is_fork_only, self.fault, seen.moments.fenced) {
+            (false, ..) => Promise::Stopped,
+            // It was fenced while it could do nothing.
+            (true, Fault::NodeFrozen, _) | (true, _, None) => Promise::Orphaned { since_ns: mended_ns },
+            (true, _, Some(fenced_ns)) => Promise::Orphaned { since_ns: fenced_ns },
+        };
+        let verdict = oracle::judge(space, subject, seen, promise)?;
         Ok(Outcome {
             kind: subject.workload.kind,
             access: subject.workload.access,
@@ -221,6 +231,7 @@ impl Plan<'_> {
                 "writers": self.writers,
                 "status_frequency": self.status_frequency,
                 "attach_by_nodes": self.lab.place.attaches_by_nodes(),
+                "fork_only": self.is_fork_only,
                 "nodes": self.lab.nodes.iter().filter(|node| node.is_running()).count(),
                 "from": outcome.from,
                 "to": moments.node,

@@ -85,7 +85,7 @@ fn play(failovers: &Failovers, space: &Room, subject: &Subject, screen: &Screen,
     let took = first.1.end_ns.saturating_sub(killed_ns) as f64 / 1e9;
     screen.say(&format!("{} writes again on {}, {took:.2} s after the kill", first.0.pod, first.0.node));
     pause(Duration::from_secs(1))?;
-    let ledger = subject.workload.ledger_of(|epoch| epoch == subject.old.epoch)?;
+    let ledger = subject.workload.ledger_of(|ack| ack.epoch == subject.old.epoch)?;
     let findings = oracle::verify(space, subject, &ledger)?;
     screen.say(&format!(
         "every write that {} acknowledged is looked for: {} of {} are there, {} lost",

@@ -221,12 +221,12 @@ impl Workload {
         Ok(first.and_then(|ack| new.get(&ack.epoch).map(|start| ((*start).clone(), ack))))
     }
 
-    /// Lines of the ledger of these epochs.
-    pub(super) fn ledger_of(&self, is_wanted: impl Fn(u64) -> bool) -> Result<String> {
+    /// Lines of the ledger of these acks.
+    pub(super) fn ledger_of(&self, is_wanted: impl Fn(&Ack) -> bool) -> Result<String> {
         let text = self.ledger_text()?;
         let mut wanted = String::new();
         for line in complete_lines(&text) {
-            if is_wanted(ack(line)?.0.epoch) {
+            if is_wanted(&ack(line)?.0) {
                 wanted.push_str(line);
                 wanted.push('\n');
             }
