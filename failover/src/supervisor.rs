@@ -34,7 +34,6 @@ pub struct Supervisor {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Leader {
-    pub(crate) since_ms: u64,
     pub(crate) until_ms: u64,
 }
 
@@ -143,7 +142,7 @@ impl Supervisor {
         match &mut self.leader {
             Some(leader) => leader.until_ms = leader.until_ms.max(until_ms),
             None => {
-                self.leader = Some(Leader { since_ms: self.now_ms, until_ms });
+                self.leader = Some(Leader { until_ms });
                 self.look_at_all();
             }
         }
