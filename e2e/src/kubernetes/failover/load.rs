@@ -70,7 +70,7 @@ pub(super) fn load(failovers: &Failovers, length: Duration) -> Result<()> {
     let history = patiently(|| History::since(lab, before))?;
     let said = Said::of(&patiently(|| installed::logs(lab, began.elapsed()))?);
     let mut fenced = 0;
-    for node in &lab.nodes {
+    for node in lab.nodes.iter().filter(|node| node.is_running()) {
         fenced += usize::from(pool::is_fenced(&pool_of(lab), &node.name)?);
     }
     let fences = history.stages.iter().filter(|stage| stage.name == "fencing").count().max(fenced);
