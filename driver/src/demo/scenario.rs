@@ -33,7 +33,7 @@ pub async fn play(args: &DemoArgs, scratch: &Scratch, report: &mut Report) -> Re
     if !play.verify_everything(&volume, &moved).await? {
         return Ok(());
     }
-    play.first_node_returns(&moved).await?;
+    play.first_node_returns(&volume, &moved).await?;
     play.snapshot_clone_grow(&volume).await?;
     play.tidy_up(&volume).await
 }
@@ -218,7 +218,7 @@ impl<'a> Play<'a> {
     }
 
     /// The fenced node takes away what it had, and only then may use volumes again.
-    async fn first_node_returns(&mut self, moved: &Moved) -> Result<()> {
+    async fn first_node_returns(&mut self, volume: &Used, moved: &Moved) -> Result<()> {
         self.report.chapter("node-1 comes back");
         let name = self.nodes[0].name.clone();
         let began = Instant::now();
@@ -241,7 +241,8 @@ impl<'a> Play<'a> {
         let label = format!("@{}#", moved.fenced_epoch);
         let stale = self.scratch.loops()?.into_iter().filter(|device| device.label.contains(&label)).count();
         self.report.check("its old loop devices are gone", stale == 0);
-        Ok(())
+        // Orchestrators let go of the volume there only now: the directory of its target goes, and nothing changes elsewhere.
+        self.detach(volume, 0).await
     }
 
     async fn snapshot_clone_grow(&mut self, volume: &Used) -> Result<()> {
