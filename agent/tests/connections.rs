@@ -12,28 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use volume::{
-    Backend, BackendName, Backends, ErrorKind, FsType, LockTable, PageRequest, SizeRange, VolumeId, VolumeKind,
-    VolumeName, VolumeSpec,
-};
+use volume::{Backend, BackendName, Backends, ErrorKind, LockTable, PageRequest};
 
 fn memory(name: &str) -> Arc<dyn Backend> {
     let name = BackendName::parse(name).unwrap();
     Arc::new(MemoryBackend::new(name, Arc::new(FakeHost::default()), 4 << 30, None))
-}
-
-fn spec(backend: &dyn Backend, name: &str) -> VolumeSpec {
-    let name = VolumeName::parse(name).unwrap();
-    VolumeSpec {
-        id: VolumeId::of_name(backend.name(), &name),
-        name,
-        size: SizeRange { required_bytes: Some(64 << 20), limit_bytes: None },
-        kind: VolumeKind::FileSystem(FsType::Ext4),
-        source: None,
-        parameters: Default::default(),
-        mutable: Default::default(),
-        topology: Default::default(),
-    }
 }
 
 async fn serve(dir: &Path, id: &str, backends: Vec<Arc<dyn Backend>>) -> Served {

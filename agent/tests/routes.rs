@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use volume::{
-    AttachRequest, Backend, BackendName, Backends, Connector, ErrorKind, FenceHow, FsType, Incarnation, LockTable,
-    NodeIdentity, PageRequest, Result, SizeRange, Snapshot, SnapshotFilter, SnapshotId, Snapshots, Volume, VolumeGuard,
-    VolumeId, VolumeKind, VolumeName, VolumeSpec,
+    AttachRequest, Backend, BackendName, Backends, Connector, ErrorKind, FenceHow, Incarnation, LockTable,
+    NodeIdentity, PageRequest, Result, Snapshot, SnapshotFilter, SnapshotId, Snapshots, Volume, VolumeGuard, VolumeId,
+    VolumeName, VolumeSpec,
 };
 
 fn memory() -> MemoryBackend {
@@ -36,22 +36,8 @@ async fn reached(dir: &Path, served: &[(&str, &Served)]) -> (Agents, Arc<dyn Bac
     (agents, backend)
 }
 
-fn spec(name: &str) -> VolumeSpec {
-    let (backend, name) = (BackendName::parse("shared").unwrap(), VolumeName::parse(name).unwrap());
-    VolumeSpec {
-        id: VolumeId::of_name(&backend, &name),
-        name,
-        size: SizeRange { required_bytes: Some(64 << 20), limit_bytes: None },
-        kind: VolumeKind::FileSystem(FsType::Ext4),
-        source: None,
-        parameters: Default::default(),
-        mutable: Default::default(),
-        topology: Default::default(),
-    }
-}
-
 fn create(backend: &dyn Backend, name: &str) -> Result<Volume> {
-    let spec = spec(name);
+    let spec = spec(backend, name);
     backend.ensure_volume(&LockTable::default().try_lock([spec.id.as_str()]).unwrap(), &spec)
 }
 

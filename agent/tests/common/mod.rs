@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-use volume::{Backend, Incarnation, NodeId, NodeIdentity};
+use volume::{
+    Backend, FsType, Incarnation, NodeId, NodeIdentity, SizeRange, VolumeId, VolumeKind, VolumeName, VolumeSpec,
+};
 
 pub const HEARTBEAT: Duration = Duration::from_millis(50);
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -160,5 +162,19 @@ impl Backend for Shaped {
     }
     fn restrictions(&self) -> volume::Restrictions {
         self.inner.restrictions()
+    }
+}
+
+pub fn spec(backend: &dyn Backend, name: &str) -> VolumeSpec {
+    let name = VolumeName::parse(name).unwrap();
+    VolumeSpec {
+        id: VolumeId::of_name(backend.name(), &name),
+        name,
+        size: SizeRange { required_bytes: Some(64 << 20), limit_bytes: None },
+        kind: VolumeKind::FileSystem(FsType::Ext4),
+        source: None,
+        parameters: Default::default(),
+        mutable: Default::default(),
+        topology: Default::default(),
     }
 }
