@@ -14,7 +14,6 @@ mod effects;
 mod gauges;
 mod http;
 mod logging;
-mod no_fence;
 mod output;
 mod probe;
 mod process;
@@ -22,6 +21,7 @@ mod serve;
 mod state;
 mod storage;
 mod supervisor;
+mod test_switches;
 mod units;
 mod workload;
 

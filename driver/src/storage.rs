@@ -140,13 +140,13 @@ fn open_memory(backend: &BackendConfig, host: &Arc<FakeHost>) -> Entry {
 
 fn open_pool(config: &Config, backend: &BackendConfig, host: &Arc<dyn Host>, effects: &Effects) -> Result<Entry> {
     let mut settings = pool_config(config, backend);
-    settings.is_fence_pretended = crate::no_fence::from_environment()?;
+    settings.is_fence_pretended = crate::test_switches::pretends_fences()?;
     if settings.is_fence_pretended {
-        tracing::error!("{} is set: fences cut NOTHING off, and data will be lost", crate::no_fence::VARIABLE);
+        tracing::error!("{} is set: fences cut NOTHING off, and data will be lost", crate::test_switches::NO_FENCE);
     }
-    settings.is_network_pretended = crate::no_fence::pretends_network()?;
+    settings.is_network_pretended = crate::test_switches::pretends_network()?;
     if settings.is_network_pretended {
-        let name = crate::no_fence::NETWORK;
+        let name = crate::test_switches::NETWORK;
         tracing::error!("{name} is set: fences do NOT stop the old node, and what it still acknowledges is lost");
     }
     let pool = Arc::new(Pool::open(settings, Arc::clone(host), effects.clone())?);

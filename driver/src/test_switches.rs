@@ -6,14 +6,14 @@
 use std::ffi::OsString;
 use volume::{Error, ErrorKind, Result};
 
-pub const VARIABLE: &str = "HAWSER_TEST_NO_FENCE";
+pub const NO_FENCE: &str = "HAWSER_TEST_NO_FENCE";
 pub const NETWORK: &str = "HAWSER_TEST_NETWORK_POOL";
 pub const CONSENT: &str = "HAWSER_THIS_IS_A_TEST";
 
 /// Whether fences are to be a pretence. Anything but a plain yes is an error, so a mistyped test cannot pass.
-pub fn from_environment() -> Result<bool> {
+pub fn pretends_fences() -> Result<bool> {
     let harm = "makes every fence a pretence, so data is lost";
-    is_wanted(VARIABLE, harm, std::env::var_os(VARIABLE), std::env::var_os(CONSENT))
+    is_wanted(NO_FENCE, harm, std::env::var_os(NO_FENCE), std::env::var_os(CONSENT))
 }
 
 /// Whether pools count as on a network file system.
