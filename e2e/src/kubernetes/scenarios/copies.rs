@@ -43,11 +43,15 @@ fn snapshot(space: &Space, name: &str) -> Result<String> {
     let collection = format!("{SNAPSHOTS}/namespaces/{}/volumesnapshots", space.name);
     space.cluster.create(&collection, &snapshot)?;
     let path = format!("{collection}/{name}");
-    space.look("the snapshot ready", || {
-        let status = space.cluster.get(&path)?["status"].clone();
-        Ok(if status["readyToUse"] == true { Ok(()) } else { Err(status.to_string()) })
-    })?;
+    wait_ready_to_use(space, "the snapshot", &path)?;
     Ok(path)
+}
+
+fn wait_ready_to_use(space: &Space, what: &str, path: &str) -> Result<()> {
+    space.look(&format!("{what} ready"), || {
+        let status = space.cluster.get(path)?["status"].clone();
+        Ok(if status["readyToUse"] == true { Ok(()) } else { Err(status.to_string()) })
+    })
 }
 
 const MIB: u64 = 1 << 20;
@@ -177,10 +181,7 @@ pub(super) fn group_snapshot(space: &Space) -> Result<()> {
     let groups = format!("/apis/{GROUPS}/namespaces/{}/volumegroupsnapshots", space.name);
     space.cluster.create(&groups, &group)?;
     let path = format!("{groups}/both");
-    space.look("the group snapshot ready", || {
-        let status = space.cluster.get(&path)?["status"].clone();
-        Ok(if status["readyToUse"] == true { Ok(()) } else { Err(status.to_string()) })
-    })?;
+    wait_ready_to_use(space, "the group snapshot", &path)?;
     space.time("group snapshot ready", began.elapsed());
     let members = format!("{SNAPSHOTS}/namespaces/{}/volumesnapshots", space.name);
     let members = space.cluster.list(&members)?;
