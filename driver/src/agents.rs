@@ -21,7 +21,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// A controller's connections, when it is one and agents are configured or to be found.
 pub fn connect(config: &Config, storage: &Storage, metrics: &Metrics) -> Result<Option<Arc<Agents>>> {
     let Some(settings) = &config.agent else { return Ok(None) };
-    let names = names(config);
+    let names = config.kubernetes.clone();
     if config.mode == Mode::Node || (config.agents.is_empty() && names.is_none()) {
         return Ok(None);
     }
@@ -83,7 +83,7 @@ pub async fn serve(
             doubted: Arc::clone(&doubted),
         })
     };
-    let (None, Some(names)) = (&settings.files, names(config)) else {
+    let (None, Some(names)) = (&settings.files, config.kubernetes.clone()) else {
         let server = bind(given(config, settings)?).await?;
         return Ok(Some(tokio::spawn(run(server, stopping))));
     };
@@ -134,11 +134,6 @@ async fn run(server: AgentServer, stopping: watch::Receiver<bool>) {
     if let Err(error) = server.serve(stopping).await {
         tracing::error!(error = error.chain(), "the agent failed");
     }
-}
-
-fn names(config: &Config) -> Option<Names> {
-    let settings = config.kubernetes.as_ref()?;
-    Some(Names { namespace: settings.namespace.clone(), name: settings.name.clone() })
 }
 
 /// Of all that this process is, in the files that are configured.

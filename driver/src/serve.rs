@@ -83,7 +83,7 @@ async fn run(config: &Config, effects: Effects, endpoint: &Path) -> Result<()> {
         Mode::Node | Mode::All => Some(node_service(config, &storage, effects, &runtime)?),
     };
     let agents = agents::connect(config, &storage, &metrics)?;
-    let supervisor = supervisor::start(config, agents.as_ref(), &metrics, stopping.clone()).await?;
+    let supervisor = supervisor::start(config, agents.as_ref(), &metrics, stopping.clone())?;
     let readiness = readiness(&storage, node.clone(), agents.clone());
     let gauges = Gauges::new(Arc::clone(&storage), &metrics);
     let pages = Pages { readiness: readiness.clone(), metrics, gauges };

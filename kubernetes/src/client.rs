@@ -20,8 +20,15 @@ pub fn connect() -> Result<Client> {
     Client::try_from(config).map_err(|error| explain("prepare the connection to the API server", error))
 }
 
+/// As kubectl would (KUBECONFIG, `~/.kube/config`), else as the pod's service account: for commands. Nothing is sent yet.
+pub async fn connect_as_user() -> Result<Client> {
+    let unavailable =
+        |error| Error::with_source(ErrorKind::Unavailable, "the API server of Kubernetes cannot be used", error);
+    Client::try_default().await.map_err(unavailable)
+}
+
 /// `what` was attempted: "read the Secret a/b".
-pub fn explain(what: &str, error: KubeError) -> Error {
+pub(crate) fn explain(what: &str, error: KubeError) -> Error {
     let KubeError::Api(status) = error else {
         return Error::with_source(ErrorKind::Unavailable, format!("cannot {what}"), error);
     };

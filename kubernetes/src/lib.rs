@@ -11,10 +11,11 @@ pub mod orchestrator;
 mod policy;
 mod request;
 mod signing;
+mod trouble;
 mod watching;
 
 pub use authority::keep_authority;
-pub use client::{connect, explain};
+pub use client::{connect, connect_as_user};
 pub use names::Names;
 pub use request::NodeCertificate;
 pub use signing::sign_requests;

@@ -1,9 +1,10 @@
 //! What the objects of one installation are called.
 
-/// The chart makes them by the same names.
+/// Which objects of the cluster are this installation's. The chart makes them by the same names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     pub namespace: String,
+    /// What the names of all objects begin with: that of the chart's release.
     pub name: String,
 }
 
@@ -18,6 +19,16 @@ impl Names {
     /// The Secret with the authority, and the ConfigMap with its certificates.
     pub fn authority(&self) -> String {
         format!("{}-ca", self.name)
+    }
+
+    /// The Lease of the supervisor that leads.
+    pub(crate) fn supervisor(&self) -> String {
+        format!("{}-supervisor", self.name)
+    }
+
+    /// The ConfigMap with the history of failovers.
+    pub(crate) fn failovers(&self) -> String {
+        format!("{}-failover", self.name)
     }
 
     /// What a node's process is to the API server.

@@ -73,12 +73,9 @@ fn check(spec: &CertificateSigningRequestSpec, names: &Names) -> Result<(Certifi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::names;
     use serde_json::{Value, json};
     use volume::NodeId;
-
-    fn names() -> Names {
-        Names { namespace: "ns".to_owned(), name: "hawser".to_owned() }
-    }
 
     /// What node n1 asks for, and `change` of it.
     fn judged(change: impl FnOnce(&mut Value)) -> Verdict {

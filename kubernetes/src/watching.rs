@@ -1,9 +1,10 @@
 //! Watches pods and Nodes, and tells [`Agents`] whom to follow.
 
-use crate::client::{explain, explain_watch};
+use crate::client::explain;
 use crate::discovery::{Discovery, Picture, SeenNode, SeenPod};
 use crate::mirror::Mirror;
 use crate::names::{ADDRESS_ANNOTATION, Names};
+use crate::trouble::Trouble;
 use agent::{AgentAddress, Agents};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Patch, PatchParams};
@@ -86,38 +87,6 @@ fn join(ip: &str, port: i32) -> String {
 
 fn seen_node(node: &PartialObjectMeta<Node>) -> SeenNode {
     node.annotations().get(ADDRESS_ANNOTATION).cloned()
-}
-
-/// Tells once that a watch is broken, and once that it works again.
-struct Trouble {
-    what: &'static str,
-    last: Option<String>,
-}
-
-impl Trouble {
-    fn new(what: &'static str) -> Self {
-        Self { what, last: None }
-    }
-
-    fn heard<T>(&mut self, event: watcher::Result<T>) -> Option<T> {
-        match event {
-            Ok(event) => {
-                if self.last.take().is_some() {
-                    tracing::info!("the {} of the cluster are watched again", self.what);
-                }
-                Some(event)
-            }
-            Err(error) => {
-                let text = explain_watch(&format!("watch the {}", self.what), error).chain();
-                if self.last.as_ref() != Some(&text) {
-                    let known = "those last known are followed; trying again";
-                    tracing::warn!(error = text, "the {} of the cluster cannot be watched; {known}", self.what);
-                    self.last = Some(text);
-                }
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::cli::{DrainArgs, FailoverLsArgs};
 use crate::config::Config;
 use crate::output::{Output, Table};
+use kubernetes::Names;
 use kubernetes::orchestrator::{self, NodeStanding, Report};
 use serde_json::json;
 use std::time::Duration;
@@ -19,8 +20,8 @@ pub fn list_failovers(config: &Config, output: Output, args: &FailoverLsArgs) ->
         ));
     };
     let report = block_on(async {
-        let client = orchestrator::client().await?;
-        orchestrator::read_history(client, &namespace, &format!("{name}-failover")).await.map_err(unavailable)
+        let client = kubernetes::connect_as_user().await?;
+        orchestrator::read_history(client, &Names { namespace, name }).await.map_err(unavailable)
     })?;
     if output.json {
         output.print(&serde_json::to_value(&report).unwrap_or_default(), "");
@@ -32,7 +33,9 @@ pub fn list_failovers(config: &Config, output: Output, args: &FailoverLsArgs) ->
 
 pub fn cordon(output: Output, node: &str) -> Result<()> {
     let node = NodeId::parse(node)?;
-    block_on(async { orchestrator::cordon(&orchestrator::client().await?, node.as_str()).await.map_err(unavailable) })?;
+    block_on(async {
+        orchestrator::cordon(&kubernetes::connect_as_user().await?, node.as_str()).await.map_err(unavailable)
+    })?;
     let text = format!("{node} is in maintenance: nothing new is placed there, and it is not failed over");
     output.print(&json!({"node": node, "maintenance": true}), &text);
     Ok(())
@@ -40,7 +43,7 @@ pub fn cordon(output: Output, node: &str) -> Result<()> {
 
 pub fn uncordon(output: Output, node: &str) -> Result<()> {
     let node = NodeId::parse(node)?;
-    let client = orchestrator::client();
+    let client = kubernetes::connect_as_user();
     block_on(async { orchestrator::uncordon(&client.await?, node.as_str()).await.map_err(unavailable) })?;
     output.print(&json!({"node": node, "maintenance": false}), &format!("{node} is in use again"));
     Ok(())
@@ -51,7 +54,7 @@ pub fn drain(output: Output, args: &DrainArgs) -> Result<()> {
     let limit = Duration::from_secs(args.timeout_s);
     let drained = output.progress(&format!("draining {node}"), || {
         block_on(async {
-            orchestrator::drain(&orchestrator::client().await?, node.as_str(), limit).await.map_err(unavailable)
+            orchestrator::drain(&kubernetes::connect_as_user().await?, node.as_str(), limit).await.map_err(unavailable)
         })
     })?;
     let mut text = format!("{node} is in maintenance, and {} pod(s) with volumes have left\n", drained.evicted.len());

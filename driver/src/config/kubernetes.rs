@@ -2,14 +2,7 @@
 
 use super::keys::{Raw, truth, unknown_key, wrong_value};
 use super::{ConfigError, Mode, Setting};
-
-/// `[kubernetes]`, when it is enabled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KubernetesSettings {
-    pub namespace: String,
-    /// What the names of all objects begin with: that of the chart's release.
-    pub name: String,
-}
+use ::kubernetes::Names;
 
 /// What has been set so far of `[kubernetes]`.
 #[derive(Debug, Default)]
@@ -44,7 +37,7 @@ impl RawKubernetes {
 
 impl Raw {
     /// `None` unless it is enabled; what is set beside `enabled = false` waits for it.
-    pub fn kubernetes(&mut self, mode: Mode) -> Result<Option<KubernetesSettings>, ConfigError> {
+    pub fn kubernetes(&mut self, mode: Mode) -> Result<Option<Names>, ConfigError> {
         if !self.kubernetes.is_enabled() {
             return Ok(None);
         }
@@ -61,7 +54,7 @@ impl Raw {
             )));
         }
         match (self.kubernetes.namespace.take(), self.kubernetes.name.take()) {
-            (Some(namespace), Some(name)) => Ok(Some(KubernetesSettings { namespace, name })),
+            (Some(namespace), Some(name)) => Ok(Some(Names { namespace, name })),
             (namespace, _) => {
                 let missing = if namespace.is_none() { "namespace" } else { "name" };
                 Err(ConfigError(format!(

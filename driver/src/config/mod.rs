@@ -10,7 +10,6 @@ mod sources;
 pub use agent::AgentSettings;
 pub use failover::FailoverSettings;
 pub use keys::{BackendConfig, BackendKind, Listen, LogFormat, Mode};
-pub use kubernetes::KubernetesSettings;
 
 use ::agent::AgentAddress;
 use rpc::Profile;
@@ -47,7 +46,7 @@ pub struct Config {
     /// Where a controller finds the backends of other nodes.
     pub agents: Vec<AgentAddress>,
     /// When it is enabled: agents are found, and know each other, by the cluster's own means.
-    pub kubernetes: Option<KubernetesSettings>,
+    pub kubernetes: Option<::kubernetes::Names>,
     /// When nodes are supervised by this process.
     pub failover: Option<FailoverSettings>,
 }

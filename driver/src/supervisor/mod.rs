@@ -5,7 +5,7 @@ mod metrics;
 use crate::config::Config;
 use ::agent::{Agents, Beat, LifeState, News};
 use failover::{AgentState, Clock, Heartbeat, Mailbox, Runner, Storage, Told};
-use kubernetes::orchestrator::{self, Installation, KubernetesOrchestrator};
+use kubernetes::orchestrator::KubernetesOrchestrator;
 use metrics::SupervisorMetrics;
 use nix::time::{ClockId, clock_gettime};
 use rpc::Metrics;
@@ -26,23 +26,19 @@ pub struct Supervisor {
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Starts it where the configuration says so.
-pub async fn start(
+pub fn start(
     config: &Config,
     agents: Option<&Arc<Agents>>,
     metrics: &Metrics,
     stopping: watch::Receiver<bool>,
 ) -> Result<Option<Supervisor>> {
-    let (Some(settings), Some(kubernetes), Some(agents)) = (&config.failover, &config.kubernetes, agents) else {
+    let (Some(settings), Some(names), Some(agents)) = (&config.failover, &config.kubernetes, agents) else {
         return Ok(None);
     };
-    let client = orchestrator::client().await?;
+    let client = kubernetes::connect()?;
     let clock: Clock = Arc::new(boot_ms);
-    let installation = Installation {
-        namespace: kubernetes.namespace.clone(),
-        name: kubernetes.name.clone(),
-        replica: settings.replica.clone(),
-    };
-    let adapter = Arc::new(KubernetesOrchestrator::new(client, installation, Arc::clone(&clock)));
+    let replica = settings.replica.clone();
+    let adapter = Arc::new(KubernetesOrchestrator::new(client, names.clone(), replica, Arc::clone(&clock)));
     let storage = Storage::new(Arc::clone(agents) as Arc<dyn Backends>, format!("supervisor:{}", settings.replica));
     let gauges = SupervisorMetrics::new(metrics);
     let listener = gauges.listener();

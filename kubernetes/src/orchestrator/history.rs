@@ -1,6 +1,7 @@
 //! The history and the present state of failovers, kept in a ConfigMap: whoever may read it needs no hawser to do so.
 
 use super::words;
+use crate::names::Names;
 use failover::{Clock, HistoryEntry, NodeStatus};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
@@ -78,9 +79,10 @@ enum News {
 }
 
 /// Reads the ConfigMap; an empty one is a history without lines.
-pub async fn read(client: Client, namespace: &str, name: &str) -> Result<Report, String> {
+pub async fn read(client: Client, names: &Names) -> Result<Report, String> {
+    let (namespace, name) = (&names.namespace, names.failovers());
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-    let found = api.get_opt(name).await.map_err(|error| words(&error))?;
+    let found = api.get_opt(&name).await.map_err(|error| words(&error))?;
     let Some(map) = found else {
         return Err(format!(
             "there is no ConfigMap {namespace}/{name}; check --namespace and --name, or the installation"
@@ -93,14 +95,13 @@ impl Keeper {
     /// With the writer, which ends when all keepers are dropped.
     pub(super) fn new(
         client: Client,
-        namespace: &str,
-        name: String,
+        names: &Names,
         by: String,
         clock: Clock,
     ) -> (Self, impl Future<Output = ()> + use<>) {
         let (send, receive) = mpsc::unbounded_channel();
-        let api = Api::namespaced(client, namespace);
-        (Self { send, by, clock }, write(api, name, receive))
+        let api = Api::namespaced(client, &names.namespace);
+        (Self { send, by, clock }, write(api, names.failovers(), receive))
     }
 
     pub(super) fn line(&self, entry: &HistoryEntry) {

@@ -2,6 +2,7 @@
 //! data rests on it.
 
 use super::words;
+use crate::names::Names;
 use failover::{Clock, Mailbox, Told};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -48,15 +49,9 @@ enum Plan {
 }
 
 impl Election {
-    pub(super) fn new(
-        client: Client,
-        namespace: &str,
-        name: String,
-        holder: String,
-        clock: Clock,
-        mailbox: Mailbox,
-    ) -> Self {
-        Self { api: Api::namespaced(client, namespace), name, holder, clock, mailbox, seen: Seen::default() }
+    pub(super) fn new(client: Client, names: &Names, holder: String, clock: Clock, mailbox: Mailbox) -> Self {
+        let api = Api::namespaced(client, &names.namespace);
+        Self { api, name: names.supervisor(), holder, clock, mailbox, seen: Seen::default() }
     }
 
     /// Until it is asked to stop; then somebody else can lead at once.

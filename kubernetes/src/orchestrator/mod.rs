@@ -16,6 +16,7 @@ mod tests;
 pub use history::{Line, NodeStanding, Report, Standing, read as read_history};
 pub use maintenance::{Drained, cordon, drain, uncordon};
 
+use crate::names::Names;
 use cluster::Cluster;
 use events::{MAX_OBJECTS, Notice, Recorder};
 use failover::{Clock, EventReason, HistoryEntry, Mailbox, NodeStatus, NodeView, Orchestrator, WorkloadId};
@@ -31,19 +32,11 @@ use tokio::sync::{Semaphore, watch as stop};
 use tokio::task::{JoinHandle, JoinSet};
 use volume::{Incarnation, NodeId};
 
-/// Which objects of the cluster are this installation's, and who this replica is.
-#[derive(Debug, Clone)]
-pub struct Installation {
-    pub namespace: String,
-    /// What the names of its objects begin with.
-    pub name: String,
-    /// The pod's name: whom the lease names.
-    pub replica: String,
-}
-
 pub struct KubernetesOrchestrator {
     client: Client,
-    installation: Installation,
+    names: Names,
+    /// The pod's name: whom the lease names.
+    replica: String,
     clock: Clock,
     known: Arc<Known>,
     events: Recorder,
@@ -59,30 +52,19 @@ struct Known {
     concerned: Mutex<HashMap<NodeId, Vec<ObjectReference>>>,
 }
 
-/// As kubectl would (KUBECONFIG, `~/.kube/config`), else as the pod's service account. Nothing is asked yet.
-pub async fn client() -> Result<Client, volume::Error> {
-    let unavailable = |error: kube::Error| {
-        volume::Error::with_source(volume::ErrorKind::Unavailable, "the API server of Kubernetes cannot be used", error)
-    };
-    Client::try_default().await.map_err(unavailable)
-}
-
 /// Deletions at the same time.
 const AT_ONCE: usize = 16;
 
 impl KubernetesOrchestrator {
     /// Asks nothing yet; `clock` is the runner's.
-    pub fn new(client: Client, installation: Installation, clock: Clock) -> Self {
-        let replica = installation.replica.clone();
+    pub fn new(client: Client, names: Names, replica: String, clock: Clock) -> Self {
         let (events, write_events) = Recorder::new(client.clone(), replica.clone());
-        let config_map = format!("{}-failover", installation.name);
-        let (history, write_history) =
-            Keeper::new(client.clone(), &installation.namespace, config_map, replica, Arc::clone(&clock));
+        let (history, write_history) = Keeper::new(client.clone(), &names, replica.clone(), Arc::clone(&clock));
         let mut writers = JoinSet::new();
         writers.spawn(write_events);
         writers.spawn(write_history);
         let known = Arc::default();
-        Self { client, installation, clock, known, events, history, writers: Mutex::new(writers) }
+        Self { client, names, replica, clock, known, events, history, writers: Mutex::new(writers) }
     }
 
     /// Follows the cluster, and stands for leadership until it is asked to stop. The task ends when the lease is released; it is
@@ -90,10 +72,8 @@ impl KubernetesOrchestrator {
     pub fn start(&self, mailbox: &Mailbox, stopping: stop::Receiver<bool>) -> JoinHandle<()> {
         let mut tasks = JoinSet::new();
         watch::start(&mut tasks, &self.client, &self.known, mailbox.clone());
-        let Installation { namespace, name, replica } = &self.installation;
-        let lease = format!("{name}-supervisor");
         let clock = Arc::clone(&self.clock);
-        let election = Election::new(self.client.clone(), namespace, lease, replica.clone(), clock, mailbox.clone());
+        let election = Election::new(self.client.clone(), &self.names, self.replica.clone(), clock, mailbox.clone());
         tokio::spawn(async move {
             let _watches = tasks;
             election.run(stopping).await;
@@ -172,8 +152,8 @@ impl Orchestrator for KubernetesOrchestrator {
         let is_warning = !matches!(reason, EventReason::FailoverCompleted | EventReason::NodeReturned);
         let notice = |about, note| Notice { about, reason: format!("{reason:?}"), is_warning, note };
         let Some(node) = node else {
-            let Installation { namespace, replica, .. } = &self.installation;
-            self.events.say(notice(reference("Pod", Some(namespace), replica, None), text.to_owned()));
+            let about = reference("Pod", Some(&self.names.namespace), &self.replica, None);
+            self.events.say(notice(about, text.to_owned()));
             return;
         };
         let uid = self.known.cluster().node(node.as_str()).map(|known| known.uid.clone());

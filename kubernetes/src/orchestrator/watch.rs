@@ -3,6 +3,7 @@
 
 use super::Known;
 use super::objects::{Node, PersistentVolume, Pod, resource};
+use crate::trouble::Trouble;
 use failover::{Mailbox, Told};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
@@ -83,35 +84,21 @@ where
         let mut stream =
             pin!(kube::runtime::watcher(api, watcher::Config::default().timeout(WATCH_SECONDS)).default_backoff());
         let mut listed = Vec::new();
-        let mut problem = String::new();
+        let mut trouble = Trouble::new(what);
         while let Some(event) = stream.next().await {
+            let Some(event) = trouble.heard(event) else { continue };
             let change = match event {
-                Ok(event) => {
-                    if !std::mem::take(&mut problem).is_empty() {
-                        tracing::info!(what, "the API server is followed again");
-                    }
-                    match event {
-                        Event::Init => {
-                            listed.clear();
-                            continue;
-                        }
-                        Event::InitApply(object) => {
-                            listed.push(object);
-                            continue;
-                        }
-                        Event::InitDone => Change::All(std::mem::take(&mut listed)),
-                        Event::Apply(object) => Change::Applied(object),
-                        Event::Delete(object) => Change::Deleted(object),
-                    }
-                }
-                Err(error) => {
-                    let found = error.to_string();
-                    if found != problem {
-                        tracing::warn!(what, error = found, "the API server cannot be followed; trying again");
-                        problem = found;
-                    }
+                Event::Init => {
+                    listed.clear();
                     continue;
                 }
+                Event::InitApply(object) => {
+                    listed.push(object);
+                    continue;
+                }
+                Event::InitDone => Change::All(std::mem::take(&mut listed)),
+                Event::Apply(object) => Change::Applied(object),
+                Event::Delete(object) => Change::Deleted(object),
             };
             if send.send(change).await.is_err() {
                 return;

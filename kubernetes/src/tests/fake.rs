@@ -24,7 +24,7 @@ pub(super) struct Fake {
     pub(super) is_careless: bool,
 }
 
-pub(super) fn names() -> Names {
+pub(crate) fn names() -> Names {
     Names { namespace: "ns".to_owned(), name: "hawser".to_owned() }
 }
 

@@ -3,3 +3,5 @@
 mod authority;
 mod certificates;
 mod fake;
+
+pub(crate) use fake::names;

@@ -1,7 +1,8 @@
 //! The adapter against an API server in this process.
 
 use super::api::Api;
-use crate::orchestrator::{Installation, KubernetesOrchestrator, cordon, read_history, uncordon};
+use crate::orchestrator::{KubernetesOrchestrator, cordon, read_history, uncordon};
+use crate::tests::names;
 use failover::{Config, EventReason, HistoryEntry, Mailbox, NodeStatus, Orchestrator, Refusal, Runner, Stage, Storage};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,9 +28,9 @@ impl Replica {
     fn start(api: &Arc<Api>, replica: &str) -> Self {
         let began = Instant::now();
         let clock: failover::Clock = Arc::new(move || 5_000 + u64::try_from(began.elapsed().as_millis()).unwrap());
-        let installation =
-            Installation { namespace: "ns".to_owned(), name: "hawser".to_owned(), replica: replica.to_owned() };
-        let adapter = Arc::new(KubernetesOrchestrator::new(api.client(), installation, Arc::clone(&clock)));
+        let clock_of_adapter = Arc::clone(&clock);
+        let adapter = KubernetesOrchestrator::new(api.client(), names(), replica.to_owned(), clock_of_adapter);
+        let adapter = Arc::new(adapter);
         let storage = Storage::new(Arc::new(Vec::<Arc<dyn Backend>>::new()), "supervisor:test".to_owned());
         let (runner, mailbox) = Runner::new(Config::default(), clock, storage, Arc::clone(&adapter), Box::new(|_| {}));
         let board = runner.board();
@@ -177,9 +178,7 @@ async fn events_reach_pods_and_claims_and_are_counted() {
 #[tokio::test]
 async fn the_history_is_kept() {
     let api = cluster();
-    let installation =
-        Installation { namespace: "ns".to_owned(), name: "hawser".to_owned(), replica: "one".to_owned() };
-    let adapter = KubernetesOrchestrator::new(api.client(), installation, Arc::new(|| 5_000));
+    let adapter = KubernetesOrchestrator::new(api.client(), names(), "one".to_owned(), Arc::new(|| 5_000));
     let entry = |stage, took_ms| HistoryEntry { node: n1(), at_ms: 5_000, stage, took_ms, text: String::new() };
     adapter.record(&entry(Stage::Inspecting, 0));
     adapter.record(&entry(Stage::Fencing, 12));
@@ -196,7 +195,7 @@ async fn the_history_is_kept() {
     let mut map = api.get(MAP);
     map["data"]["history"] = json!(format!("{{\n{}", map["data"]["history"].as_str().unwrap()));
     api.put(MAP, map);
-    let report = read_history(api.client(), "ns", "hawser-failover").await.unwrap();
+    let report = read_history(api.client(), &names()).await.unwrap();
     let lines: Vec<_> = report.history.iter().map(|line| (line.stage.as_str(), line.took_ms)).collect();
     assert_eq!(lines, [("inspecting", 0), ("fencing", 12)]);
     let standing = &report.status.nodes[0];
