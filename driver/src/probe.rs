@@ -55,7 +55,8 @@ pub fn probe(listen: &Listen, page: Page) -> Result<()> {
 }
 
 fn ask(mut stream: impl Read + Write, path: &str) -> std::io::Result<String> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: hawser\r\nConnection: close\r\n\r\n")?;
+    // In one piece: who is asked may answer and close once it has read some of it.
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: hawser\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
