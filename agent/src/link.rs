@@ -76,6 +76,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const SILENT_BEATS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// A machine without an agent is asked that often: its answer is a sign of life, and should not be an old one.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(5);
 /// The agent answers at its deadline; this is for its answer to arrive.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -138,7 +140,13 @@ impl Link {
                 End::Renewed => {}
                 End::Lost(why) => {
                     self.set_away(why);
-                    pause = if began.elapsed() > LONGEST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                    let is_refused = self.refused().is_some_and(|at| at >= began);
+                    let is_long_ago = began.elapsed() > LONGEST_PAUSE;
+                    pause = match (is_refused, is_long_ago) {
+                        (true, _) => (pause * 2).min(REFUSED_PAUSE),
+                        (false, true) => FIRST_PAUSE,
+                        (false, false) => (pause * 2).min(LONGEST_PAUSE),
+                    };
                     tokio::time::sleep(pause).await;
                 }
             }

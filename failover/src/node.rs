@@ -18,6 +18,8 @@ pub(crate) struct Node {
     pub(crate) sees_storage: bool,
     pub(crate) class: Class,
     pub(crate) suspicion: Option<Cause>,
+    /// Which life was heard last when it was suspected.
+    pub(crate) suspected_life: Option<Incarnation>,
     /// And when it was said last.
     pub(crate) refusal: Option<(Refusal, u64)>,
     pub(crate) flaps: Count,
@@ -77,6 +79,7 @@ impl Node {
             sees_storage: true,
             class: Class::Excluded,
             suspicion: None,
+            suspected_life: None,
             refusal: None,
             flaps: Count::default(),
             failovers: Count::default(),

@@ -153,7 +153,16 @@ impl Supervisor {
         }
         let before = std::mem::replace(&mut node.suspicion, cause);
         let id = node.id.clone();
-        let was_wrong = cause.is_none() && node.record.is_some_and(|record| !record.is_fenced) && node.case.is_none();
+        let heard = node.heard.map(|heard| heard.incarnation);
+        if before.is_none() {
+            node.suspected_life = heard;
+        }
+        // One that is back in another life was gone.
+        let is_same_life = node.suspected_life.is_none() || node.suspected_life == heard;
+        let was_wrong = cause.is_none()
+            && is_same_life
+            && node.record.is_some_and(|record| !record.is_fenced)
+            && node.case.is_none();
         let mut flaps = 0;
         if before.is_some() && was_wrong && !is_new_here {
             node.flaps.add(window_ms, now_ms);

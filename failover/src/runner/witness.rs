@@ -8,8 +8,8 @@ use volume::{BackendName, NodeId};
 const SIGN_MS: u64 = 2_000;
 /// A storage that could not be read for longer may have been of no use to anybody, so nodes get the time to show themselves again.
 const GAP_MS: u64 = 2_000;
-/// A machine that answers is asked again every few seconds only.
-const REFUSED_MS: u64 = 5_000;
+/// A machine that answers is asked again every second; one answer may get lost.
+const REFUSED_MS: u64 = 3_000;
 
 /// What was seen, and when. It goes by the supervisor's own clock alone: a sign's number says nothing but that it grew.
 #[derive(Debug, Default)]
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(seen.of(&node, 11_000), Witness::Silent);
         seen.refused(node.clone(), 11_100);
         assert_eq!(seen.of(&node, 11_200), Witness::AgentAway, "a machine that answers lives");
-        assert_eq!(seen.of(&node, 16_200), Witness::Silent);
+        assert_eq!(seen.of(&node, 14_200), Witness::Silent);
         // A restart of the node's process may begin anywhere.
         seen.read(&backend, &mark(1), 16_300);
         assert_eq!(seen.of(&node, 16_300), Witness::Active);

@@ -284,6 +284,24 @@ fn a_node_that_flaps_is_suspected_more_slowly() {
 }
 
 #[test]
+fn a_node_that_is_back_in_another_life_does_not_flap() {
+    let mut lab = Lab::new(3, Config { given_up_ms: None, ..Config::default() });
+    lab.run(5_000);
+    for _ in 0..3 {
+        lab.reads = false;
+        lab.kill(0);
+        lab.run(4_000);
+        lab.come_back(0);
+        lab.reads = true;
+        lab.run(5_000);
+    }
+    assert!(fenced(&lab).is_empty());
+    lab.kill(0);
+    lab.run(3_500);
+    assert_eq!(fenced(&lab), ["fence 0"]);
+}
+
+#[test]
 fn a_node_that_joins_later_is_not_dead_before_it_is_heard() {
     let mut lab = Lab::new(3, Config { unwitnessed_ms: Some(3_000), ..Config::default() });
     lab.run(60_000);

@@ -12,13 +12,14 @@ use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A dead leader is followed within it; a renewal that is late by less costs nothing.
-const DURATION_SECONDS: i32 = 3;
-const DURATION_MS: u64 = 3_000;
-const RENEW_EVERY: Duration = Duration::from_millis(750);
-const ASK_EVERY: Duration = Duration::from_millis(500);
+/// A dead leader is followed within it; a renewal that is late by less costs nothing, and a change of leader little: every
+/// replica watches all the time.
+const DURATION_SECONDS: i32 = 2;
+const DURATION_MS: u64 = 2_000;
+const RENEW_EVERY: Duration = Duration::from_millis(500);
+const ASK_EVERY: Duration = Duration::from_millis(400);
 /// An API server that takes longer has to be asked again while there is still time.
-const REQUEST_LIMIT: Duration = Duration::from_millis(1_000);
+const REQUEST_LIMIT: Duration = Duration::from_millis(800);
 
 pub(super) struct Election {
     pub(super) api: Api<Lease>,
@@ -27,6 +28,8 @@ pub(super) struct Election {
     pub(super) clock: Clock,
     pub(super) mailbox: Mailbox,
     seen: Seen,
+    /// By this process. What the lease says may be of an earlier one of the same pod, which watched while this one did not.
+    is_held: bool,
 }
 
 /// The lease as last seen, and since when it stands like that by our own clock: those of others are not relied on.
@@ -51,19 +54,18 @@ enum Plan {
 impl Election {
     pub(super) fn new(client: Client, names: &Names, holder: String, clock: Clock, mailbox: Mailbox) -> Self {
         let api = Api::namespaced(client, &names.namespace);
-        Self { api, name: names.supervisor(), holder, clock, mailbox, seen: Seen::default() }
+        Self { api, name: names.supervisor(), holder, clock, mailbox, seen: Seen::default(), is_held: false }
     }
 
     /// Until it is asked to stop; then somebody else can lead at once.
     pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
-        let mut was_held = false;
         let mut problem = String::new();
         loop {
             let outcome = tokio::time::timeout(REQUEST_LIMIT, self.ask()).await;
             let outcome = outcome.unwrap_or_else(|_| Err("the API server does not answer".to_owned()));
             let pause = match outcome {
                 Ok(Outcome::HeldUntil(until_ms)) => {
-                    if !std::mem::replace(&mut was_held, true) {
+                    if !std::mem::replace(&mut self.is_held, true) {
                         tracing::info!(holder = self.holder, lease = self.name, "this replica holds the lease");
                     }
                     problem.clear();
@@ -71,7 +73,7 @@ impl Election {
                     RENEW_EVERY
                 }
                 Ok(Outcome::Others) => {
-                    if std::mem::take(&mut was_held) {
+                    if std::mem::take(&mut self.is_held) {
                         tracing::warn!(lease = self.name, "another replica holds the lease");
                         self.tell(None).await;
                     }
@@ -93,7 +95,7 @@ impl Election {
                 _ = stopping.wait_for(|stop| *stop) => break,
             }
         }
-        if was_held {
+        if self.is_held {
             self.tell(None).await;
             let released = tokio::time::timeout(REQUEST_LIMIT, self.release()).await;
             tracing::info!(lease = self.name, released = matches!(released, Ok(Ok(()))), "this replica leads no more");
@@ -105,14 +107,15 @@ impl Election {
     }
 
     async fn ask(&mut self) -> Result<Outcome, String> {
-        let is_ours = self.seen.lease.as_ref().is_some_and(|lease| holder(lease) == Some(&self.holder));
+        let own = self.is_held.then_some(&self.holder);
+        let is_ours = own.is_some() && self.seen.lease.as_ref().is_some_and(|lease| holder(lease) == own);
         // Whoever holds it need not look first: a change by somebody else fails the write.
         if !is_ours {
             self.look().await?;
         }
         let now_ms = (self.clock)();
         let Some(lease) = &self.seen.lease else { return self.make().await };
-        if plan(lease, &self.holder, now_ms.saturating_sub(self.seen.since_ms)) == Plan::Wait {
+        if plan(lease, own, now_ms.saturating_sub(self.seen.since_ms)) == Plan::Wait {
             return Ok(Outcome::Others);
         }
         let mut wanted = lease.clone();
@@ -183,13 +186,14 @@ impl Election {
     }
 }
 
-/// `still_ms`: how long the lease was seen without a change, by our own clock.
-fn plan(lease: &Lease, own: &str, still_ms: u64) -> Plan {
+/// `own`: whom the lease names while this process holds it. `still_ms`: how long the lease was seen without a change, by our
+/// own clock.
+fn plan(lease: &Lease, own: Option<&String>, still_ms: u64) -> Plan {
     let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(DURATION_SECONDS);
     let duration_ms = u64::try_from(seconds).unwrap_or(0) * 1_000;
     match holder(lease) {
         None => Plan::Take,
-        Some(holder) if holder == own => Plan::Take,
+        holder if holder == own => Plan::Take,
         Some(_) if still_ms > duration_ms => Plan::Take,
         Some(_) => Plan::Wait,
     }
@@ -213,10 +217,13 @@ mod tests {
             }),
             ..Lease::default()
         };
-        assert_eq!(plan(&Lease::default(), "a", 0), Plan::Take);
-        assert_eq!(plan(&lease(Some("")), "a", 0), Plan::Take, "released");
-        assert_eq!(plan(&lease(Some("a")), "a", 0), Plan::Take);
-        assert_eq!(plan(&lease(Some("b")), "a", 3_000), Plan::Wait);
-        assert_eq!(plan(&lease(Some("b")), "a", 3_001), Plan::Take);
+        let a = "a".to_owned();
+        let own = Some(&a);
+        assert_eq!(plan(&Lease::default(), own, 0), Plan::Take);
+        assert_eq!(plan(&lease(Some("")), own, 0), Plan::Take, "released");
+        assert_eq!(plan(&lease(Some("a")), own, 0), Plan::Take);
+        assert_eq!(plan(&lease(Some("a")), None, 0), Plan::Wait, "of an earlier process of this pod");
+        assert_eq!(plan(&lease(Some("b")), own, 3_000), Plan::Wait);
+        assert_eq!(plan(&lease(Some("b")), own, 3_001), Plan::Take);
     }
 }

@@ -17,7 +17,8 @@ pub(super) struct Verdict {
     pub(super) in_flight: usize,
     /// Blocks of the old pod that reached an image after the fence had returned.
     pub(super) late_blocks: usize,
-    /// When the last write of the old pod that is acknowledged was durable.
+    /// When the last write of the old pod that was acknowledged before the fence was durable. What was on its way when a node
+    /// was frozen is acknowledged after the thaw, and nobody was served by it meanwhile.
     pub(super) last_ns: Option<u64>,
     /// With a fence that is a fork alone, for how long the old pod went on acknowledging; none where it did not.
     pub(super) late_for_ms: Option<f64>,
@@ -47,7 +48,7 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen, promise: Promi
     let acks = subject.workload.acks()?;
     verdict.acked = acks.len();
     let old: Vec<u64> = starts.iter().filter(|start| start.uid == subject.old.uid).map(|start| start.epoch).collect();
-    verdict.last_ns = last_of(&acks, &old);
+    verdict.last_ns = last_of(&acks, &old, seen.moments.fenced.unwrap_or(u64::MAX));
     if let Some(fence_ns) = seen.moments.fenced {
         (verdict.in_flight, verdict.late) = after_fence(&acks, &old, fence_ns);
         match promise {
@@ -140,9 +141,10 @@ fn findings(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
     findings.ok_or_else(|| format!("hawser workload verify: {said:?}, {complaint:?}").into())
 }
 
-/// When the last ack of these epochs ended.
-fn last_of(acks: &[Ack], epochs: &[u64]) -> Option<u64> {
-    acks.iter().filter(|ack| epochs.contains(&ack.epoch)).map(|ack| ack.end_ns).max()
+/// When the last ack of these epochs ended, of those that ended in time.
+fn last_of(acks: &[Ack], epochs: &[u64], until_ns: u64) -> Option<u64> {
+    let ended = acks.iter().filter(|ack| epochs.contains(&ack.epoch)).map(|ack| ack.end_ns);
+    ended.filter(|end_ns| *end_ns <= until_ns).max()
 }
 
 /// Acks of these epochs that ended after the fence: those that began before it, and those that did not.
@@ -192,7 +194,8 @@ mod tests {
         let acks = [ack(1, 1, 2), ack(1, 3, 7), ack(1, 6, 8), ack(2, 9, 10), ack(3, 9, 10)];
         assert_eq!(after_fence(&acks, &[1, 3], 5), (1, 2));
         assert_eq!(after_fence(&acks, &[1], 20), (0, 0));
-        assert_eq!((last_of(&acks, &[1]), last_of(&acks, &[4])), (Some(8), None));
+        assert_eq!((last_of(&acks, &[1], 9), last_of(&acks, &[4], 9)), (Some(8), None));
+        assert_eq!(last_of(&acks, &[1], 5), Some(2), "what ends after the fence was on its way");
         assert_eq!(late_for_ms(&acks, &[1], 5, 6), Some(2e-6));
         assert_eq!(late_for_ms(&acks, &[1], 20, 6), None);
     }
