@@ -7,23 +7,55 @@ use crate::names::{ADDRESS_ANNOTATION, Names};
 use crate::trouble::Trouble;
 use agent::{AgentAddress, Agents};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, Object, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use serde::{Deserialize, Serialize};
 use std::pin::pin;
 use std::sync::Weak;
 use tokio_stream::StreamExt;
 use volume::Result;
 
 /// Where the agent listens unless the pod says otherwise, by a port named so.
-const DEFAULT_PORT: i32 = 9809;
+const DEFAULT_PORT: u16 = 9809;
 const PORT_NAME: &str = "agent";
+
+/// Of a pod what is read here. To decode all that a pod may have would be half a megabyte of the binary.
+type AgentPod = Object<AgentPodSpec, AgentPodStatus>;
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AgentPodSpec {
+    node_name: Option<String>,
+    containers: Vec<Container>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Container {
+    ports: Vec<ContainerPort>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerPort {
+    name: String,
+    container_port: u16,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AgentPodStatus {
+    phase: String,
+    #[serde(rename = "podIP")]
+    pod_ip: String,
+}
 
 /// Until the agents are dropped. While the API server is away, those last known are followed.
 pub async fn follow_pods(client: Client, names: Names, agents: Weak<Agents>) {
     let selector = names.agent_selector();
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &names.namespace);
+    let pods: Api<AgentPod> = Api::namespaced_with(client.clone(), &names.namespace, &ApiResource::erase::<Pod>(&()));
     // Of a Node only its name and annotations: its status is large and changes all the time.
     let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
     let mut pod_events = pin!(watcher(pods, watcher::Config::default().labels(&selector)).default_backoff());
@@ -67,21 +99,20 @@ async fn note_address(nodes: &Api<PartialObjectMeta<Node>>, note: &AgentAddress)
     patched.map(drop).map_err(|error| explain(&format!("note the agent's address at the Node {}", note.node), error))
 }
 
-fn seen_pod(pod: &Pod) -> SeenPod {
-    let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
-    let ports = spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.ports.iter().flatten());
-    let port = ports.filter(|port| port.name.as_deref() == Some(PORT_NAME)).map(|port| port.container_port).next();
-    let ip = status.and_then(|status| status.pod_ip.as_deref()).filter(|ip| !ip.is_empty());
-    let is_running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
+fn seen_pod(pod: &AgentPod) -> SeenPod {
+    let ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
+    let port = ports.filter(|port| port.name == PORT_NAME).map(|port| port.container_port).next();
+    let ip = pod.status.as_ref().map(|status| status.pod_ip.as_str()).filter(|ip| !ip.is_empty());
+    let is_running = pod.status.as_ref().is_some_and(|status| status.phase == "Running");
     SeenPod {
-        node: spec.and_then(|spec| spec.node_name.clone()),
+        node: pod.spec.node_name.clone(),
         address: ip.map(|ip| join(ip, port.unwrap_or(DEFAULT_PORT))),
         is_current: is_running && pod.metadata.deletion_timestamp.is_none(),
         created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     }
 }
 
-fn join(ip: &str, port: i32) -> String {
+fn join(ip: &str, port: u16) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 

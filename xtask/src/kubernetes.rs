@@ -42,9 +42,9 @@ struct KubernetesArguments {
     /// In the lab each node has a pool of its own in place of one that all share.
     #[arg(long, conflicts_with_all = ["kubeconfig", "kind"])]
     local_pools: bool,
-    /// In the lab without VolumeAttachments: nodes attach (csiDriver.attachRequired: false).
+    /// In the lab with VolumeAttachments: the controller attaches (csiDriver.attachRequired: true).
     #[arg(long, conflicts_with_all = ["kubeconfig", "kind"])]
-    attach_by_nodes: bool,
+    attach_by_controller: bool,
     /// Makes no cluster, but runs what needs no power over nodes in the current context of this file, where hawser is
     /// installed.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "kind"])]
@@ -134,8 +134,8 @@ pub(crate) fn end_to_end(arguments: &EndToEndArguments) -> Result<bool, String> 
     if arguments.local_pools {
         command.arg("--local-pools");
     }
-    if arguments.attach_by_nodes {
-        command.arg("--attach-by-nodes");
+    if arguments.attach_by_controller {
+        command.arg("--attach-by-controller");
     }
     if let Some(kubeconfig) = &kubeconfig {
         command.arg("--kubeconfig").arg(kubeconfig);

@@ -119,8 +119,8 @@ pub(super) fn install(
     if place.has_pages() {
         settings.push("metrics.enabled=true".to_owned());
     }
-    if place.attaches_by_nodes() {
-        settings.push("csiDriver.attachRequired=false".to_owned());
+    if place.attaches_by_controller() {
+        settings.push("csiDriver.attachRequired=true".to_owned());
     }
     let (helm, chart, kubeconfig) = (tools.find("helm")?, chart.to_owned(), admin.to_owned());
     let release = Release { helm, chart, kubeconfig, values, settings };

@@ -56,11 +56,11 @@ pub(crate) struct Arguments {
     /// Each node has a pool of its own in place of one that all share.
     #[arg(long)]
     local_pools: bool,
-    /// No VolumeAttachments: nodes attach.
+    /// With VolumeAttachments: the controller attaches.
     #[arg(long)]
-    attach_by_nodes: bool,
+    attach_by_controller: bool,
     /// Makes no cluster, but uses the current context of this file, where hawser is installed.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "local_pools", "attach_by_nodes"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "local_pools", "attach_by_controller"])]
     kubeconfig: Option<PathBuf>,
 }
 
@@ -161,7 +161,8 @@ pub(crate) fn suite(report: &Report, hawser: &Path, arguments: &Arguments) -> Re
         return ground.leave();
     }
     let place = Place::inside(std::env::var_os(PLACE).unwrap_or_default().into(), &arguments.logs, arguments.pools())?;
-    let place = place.attach_by_nodes(arguments.attach_by_nodes).with_pages(arguments.failover.reads_metrics());
+    let place =
+        place.attach_by_controller(arguments.attach_by_controller).with_pages(arguments.failover.reads_metrics());
     let lab = Lab::start(place, &tools, hawser, &arguments.chart)?;
     let ground = Ground::of_lab(&lab);
     if !failover::instead(report, &lab, &ground, &arguments.failover) {

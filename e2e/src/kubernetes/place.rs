@@ -15,7 +15,7 @@ pub(super) struct Place {
     root: PathBuf,
     logs: PathBuf,
     pools: Pools,
-    attaches_by_nodes: bool,
+    attaches_by_controller: bool,
     has_pages: bool,
 }
 
@@ -59,16 +59,19 @@ impl Place {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => std::fs::create_dir_all(logs)?,
         }
-        Ok((Self { root, logs: std::path::absolute(logs)?, pools, attaches_by_nodes: false, has_pages: false }, lock))
+        Ok((
+            Self { root, logs: std::path::absolute(logs)?, pools, attaches_by_controller: false, has_pages: false },
+            lock,
+        ))
     }
 
     pub(super) fn inside(root: PathBuf, logs: &Path, pools: Pools) -> Result<Self> {
-        Ok(Self { root, logs: std::path::absolute(logs)?, pools, attaches_by_nodes: false, has_pages: false })
+        Ok(Self { root, logs: std::path::absolute(logs)?, pools, attaches_by_controller: false, has_pages: false })
     }
 
-    /// Without VolumeAttachments: each node takes and gives back the grants of its volumes itself.
-    pub(super) fn attach_by_nodes(self, attaches_by_nodes: bool) -> Self {
-        Self { attaches_by_nodes, ..self }
+    /// With VolumeAttachments: else each node takes and gives back the grants of its volumes itself.
+    pub(super) fn attach_by_controller(self, attaches_by_controller: bool) -> Self {
+        Self { attaches_by_controller, ..self }
     }
 
     /// hawser's metrics on a port of its pods.
@@ -80,8 +83,8 @@ impl Place {
         self.has_pages
     }
 
-    pub(super) fn attaches_by_nodes(&self) -> bool {
-        self.attaches_by_nodes
+    pub(super) fn attaches_by_controller(&self) -> bool {
+        self.attaches_by_controller
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -263,7 +266,7 @@ pub(super) fn clear_left_behind() {
             continue;
         }
         let place =
-            Place { root, logs: PathBuf::new(), pools: Pools::Shared, attaches_by_nodes: false, has_pages: false };
+            Place { root, logs: PathBuf::new(), pools: Pools::Shared, attaches_by_controller: false, has_pages: false };
         if let Err(failure) = place.clear_within(LEFT_BEHIND_LIMIT) {
             println!("of an earlier run: {failure}");
         }

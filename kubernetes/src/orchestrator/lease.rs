@@ -107,14 +107,14 @@ impl Election {
     }
 
     async fn ask(&mut self) -> Result<Outcome, String> {
-        let own = self.is_held.then_some(&self.holder);
-        let is_ours = own.is_some() && self.seen.lease.as_ref().is_some_and(|lease| holder(lease) == own);
+        let is_ours = self.is_held && self.seen.lease.as_ref().is_some_and(|lease| holder(lease) == Some(&self.holder));
         // Whoever holds it need not look first: a change by somebody else fails the write.
         if !is_ours {
             self.look().await?;
         }
         let now_ms = (self.clock)();
         let Some(lease) = &self.seen.lease else { return self.make().await };
+        let own = self.is_held.then_some(&self.holder);
         if plan(lease, own, now_ms.saturating_sub(self.seen.since_ms)) == Plan::Wait {
             return Ok(Outcome::Others);
         }

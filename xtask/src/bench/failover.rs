@@ -34,9 +34,9 @@ pub(crate) struct FailoverArguments {
     /// The lab moves workloads itself, even where there is a supervisor: what the steps cost without detection.
     #[arg(long)]
     by_hand: bool,
-    /// Without VolumeAttachments: nodes attach (csiDriver.attachRequired: false).
+    /// With VolumeAttachments: the controller attaches (csiDriver.attachRequired: true).
     #[arg(long)]
-    attach_by_nodes: bool,
+    attach_by_controller: bool,
     /// No fault, but for so many seconds all the load on one node that it can take: nothing may be suspected or fenced.
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status"])]
     load: Option<u64>,
@@ -44,7 +44,7 @@ pub(crate) struct FailoverArguments {
     #[arg(long)]
     fork_only: bool,
     /// Makes the table of this log again; runs nothing.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status", "attach_by_nodes", "load"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "faults", "stock", "by_hand", "slow_status", "attach_by_controller", "load"])]
     from: Option<PathBuf>,
     /// Takes `hawser` and `e2e` from this directory instead of building them.
     #[arg(long, value_name = "DIR")]
@@ -89,8 +89,8 @@ pub(crate) fn failover(arguments: &FailoverArguments) -> Result<bool, String> {
     if arguments.by_hand {
         command.arg("--by-hand");
     }
-    if arguments.attach_by_nodes {
-        command.arg("--attach-by-nodes");
+    if arguments.attach_by_controller {
+        command.arg("--attach-by-controller");
     }
     if arguments.fork_only {
         command.arg("--fork-only");

@@ -37,7 +37,7 @@ const CASES: [Case; 5] = [
     Case { name: "default", values: "charts/tests/values/default.yaml", apis: &[] },
     Case { name: "shared", values: "charts/tests/values/shared.yaml", apis: &[SNAPSHOTS] },
     Case { name: "everything", values: "charts/tests/values/everything.yaml", apis: &[SNAPSHOTS, GROUP_SNAPSHOTS] },
-    Case { name: "node-attaches", values: "charts/tests/values/node-attaches.yaml", apis: &[] },
+    Case { name: "given", values: "charts/tests/values/given.yaml", apis: &[] },
     Case { name: "lab", values: "e2e/src/kubernetes/manifests/values.yaml", apis: &[SNAPSHOTS, GROUP_SNAPSHOTS] },
 ];
 const CHART: &str = "charts/hawser";

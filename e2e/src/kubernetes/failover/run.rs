@@ -230,7 +230,7 @@ impl Plan<'_> {
                 "volume": outcome.access.name(),
                 "writers": self.writers,
                 "status_frequency": self.status_frequency,
-                "attach_by_nodes": self.lab.place.attaches_by_nodes(),
+                "attach_by_nodes": !self.lab.place.attaches_by_controller(),
                 "fork_only": self.is_fork_only,
                 "nodes": self.lab.nodes.iter().filter(|node| node.is_running()).count(),
                 "from": outcome.from,

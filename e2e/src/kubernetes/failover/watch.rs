@@ -160,7 +160,7 @@ fn look_at_objects(lab: &Lab, namespace: &str, subjects: &[Subject], all: &mut [
                 moments.attached.get_or_insert(now);
             }
             // Where nodes attach it is when one had the grant.
-            if lab.place.attaches_by_nodes() {
+            if !lab.place.attaches_by_controller() {
                 moments.attached = moments.granted;
             }
         }

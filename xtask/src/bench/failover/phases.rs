@@ -143,7 +143,7 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::bench::failover) const LINE: &str = r#"{"run":0,"fault":"node-killed","mover":"supervisor",
-        "workload":"deployment","status_frequency":"1s","limit_ms":120000,"total_ms":3500.0,"outage_ms":3450.0,
+        "workload":"deployment","status_frequency":"1s","attach_by_nodes":true,"limit_ms":120000,"total_ms":3500.0,"outage_ms":3450.0,
         "at_ms":{"detected":2100.0,"fenced":2500.0,"created":2600.0,"attached":2590.0,"started":3400.0},
         "verdict":{"acked":100,"late":0,"ledger":{"lost":0},"problems":[]}}"#;
 

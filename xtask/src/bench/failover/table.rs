@@ -51,8 +51,8 @@ fn cells(group: &[&Sample], all: &[Sample]) -> Vec<String> {
     } else {
         format!("{mover}, status {frequency}")
     };
-    if attach_by_nodes {
-        mover.push_str(", nodes attach");
+    if !attach_by_nodes {
+        mover.push_str(", controller attaches");
     }
     let totals = sorted(group.iter().filter_map(|sample| moved_ms(sample)));
     let mut cells = vec![fault.to_owned(), workload.to_owned(), mover, group.len().to_string()];
