@@ -56,7 +56,7 @@ const REFUSALS_A_SECOND: u64 = 10;
 
 impl AgentServer {
     pub async fn bind(config: AgentConfig) -> Result<Self> {
-        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        let listener = rpc::bind_tcp(config.listen).await.map_err(|error| {
             Error::with_source(ErrorKind::FailedPrecondition, format!("cannot listen on {}", config.listen), error)
         })?;
         Ok(Self { listener, config })

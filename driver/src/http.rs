@@ -14,7 +14,6 @@ use rpc::{Metrics, SocketFile};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
 use volume::{Error, Result};
 
@@ -35,7 +34,7 @@ pub async fn start(listen: &Listen, pages: Pages) -> Result<Option<SocketFile>> 
     match listen {
         Listen::Off => Ok(None),
         Listen::Tcp(address) => {
-            let listener = TcpListener::bind(address)
+            let listener = rpc::bind_tcp(*address)
                 .await
                 .map_err(|error| Error::io(format!("cannot listen on {address} for metrics"), error))?;
             tokio::spawn(async move {

@@ -56,7 +56,7 @@ namespace = {{ .Release.Namespace | quote }}
 name = {{ include "hawser.fullname" . | quote }}
 
 [agent]
-listen = "0.0.0.0:9809"
+listen = "[::]:9809"
 {{- with .Values.failover.heartbeatMs }}
 heartbeat_ms = {{ . | int64 }}
 {{- end }}

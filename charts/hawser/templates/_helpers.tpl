@@ -54,7 +54,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Where hawser's pages are, for metrics_listen. */}}
 {{- define "hawser.pages" -}}
-{{- if .Values.metrics.enabled }}insecure:0.0.0.0:{{ .Values.metrics.port }}{{ else }}unix:///run/hawser/pages.sock{{ end -}}
+{{- if .Values.metrics.enabled }}insecure:[::]:{{ .Values.metrics.port }}{{ else }}unix:///run/hawser/pages.sock{{ end -}}
 {{- end -}}
 
 {{/* Programs that are started in the container, since kubelet does not reach a unix socket. Liveness is patient: on a node
