@@ -2,6 +2,7 @@
 
 mod basic;
 mod copies;
+mod examples;
 mod faults;
 mod local;
 mod many;
@@ -22,7 +23,7 @@ use crate::report::Report;
 
 type Scenario = fn(&Space) -> Result<()>;
 
-const SCENARIOS: [(&str, Needs, Scenario); 33] = [
+const SCENARIOS: [(&str, Needs, Scenario); 34] = [
     ("ext4", Needs::Cluster, basic::ext4),
     ("xfs", Needs::Cluster, basic::xfs),
     ("btrfs", Needs::Cluster, basic::btrfs),
@@ -46,6 +47,7 @@ const SCENARIOS: [(&str, Needs, Scenario); 33] = [
     ("attributes-class", Needs::Cluster, copies::attributes_class),
     ("changed-blocks", Needs::Lab, copies::changed_blocks),
     ("retain-and-static", Needs::Cluster, policies::retain_and_static),
+    ("examples", Needs::Cluster, examples::are_valid),
     ("read-only", Needs::Cluster, policies::read_only),
     ("hundred-pods", Needs::SharedPool, many::hundred_pods),
     ("node-plugin-upgraded", Needs::SharedPool, plugin::upgraded),
