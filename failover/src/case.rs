@@ -31,6 +31,8 @@ pub(crate) struct Case {
     waits_for: Vec<VolumeId>,
     /// Every fenced volume has moved, or nobody asked for it for long.
     is_moved: bool,
+    /// The orchestrator, asked, did not stand by what it told of the node before.
+    is_behind: bool,
     /// Among [`Supervisor::under_way`].
     pub(crate) is_counted: bool,
     #[cfg(test)]
@@ -48,7 +50,7 @@ pub(crate) struct Pending {
 
 impl Case {
     fn is_under_way(&self) -> bool {
-        self.stage.is_under_way() && !self.is_moved && self.failures < STUCK_AFTER
+        self.stage.is_under_way() && !self.is_moved && !self.is_behind && self.failures < STUCK_AFTER
     }
 }
 
@@ -75,6 +77,7 @@ impl Supervisor {
             verified_clean: None,
             waits_for: Vec::new(),
             is_moved: false,
+            is_behind: false,
             is_counted: false,
             #[cfg(test)]
             is_fence_answered: false,
@@ -224,10 +227,11 @@ impl Supervisor {
         let storage = &self.pretend(at, &view.storage);
         #[cfg(not(test))]
         let storage = &view.storage;
-        let Some(situation) = self.nodes.get(at).and_then(|node| self.situation(node, storage)) else { return };
+        let Some(mut situation) = self.nodes.get(at).and_then(|node| self.situation(node, storage)) else { return };
+        let is_behind = situation.heed(&orchestrator.node);
         let next = plan(storage, orchestrator, &situation);
         #[cfg(test)]
-        let next = match (self.flaw, orchestrator.taint, situation.heard) {
+        let next = match (self.flaw, orchestrator.node.taint, situation.heard) {
             (Some(crate::flaw::Flaw::UntaintEarly), Some(incarnation), Some(_)) => {
                 Next::Act(Stage::Untainting, Action::Untaint { incarnation })
             }
@@ -235,14 +239,22 @@ impl Supervisor {
         };
         if let Some(case) = self.case(at) {
             case.waits_for.clear();
+            case.is_behind = is_behind;
         }
+        let leaves_traces = storage.is_fenced || orchestrator.node.taint.is_some();
         match next {
+            // Its end would be the beginning of the next one, for as long as the news of the node do not arrive.
+            Next::Close if is_behind => self.wait_for_news(at),
+            Next::Refuse(why) if is_behind && !leaves_traces => {
+                self.refuse(at, why);
+                self.wait_for_news(at);
+            }
             Next::Act(stage, action) => {
                 self.enter(at, stage, "");
                 self.act_paced(at, action, !storage.is_fenced);
             }
             Next::Wait(stage) => self.wait(at, stage, storage),
-            Next::Refuse(why) => self.stand_refused(at, why, storage.is_fenced || orchestrator.taint.is_some()),
+            Next::Refuse(why) => self.stand_refused(at, why, leaves_traces),
             Next::Close => self.close(at),
         }
     }
@@ -258,6 +270,13 @@ impl Supervisor {
             no_proof: case.no_proof.clone(),
             is_verified_clean: case.verified_clean == Some(storage.incarnation),
         })
+    }
+
+    fn wait_for_news(&mut self, at: usize) {
+        let next_ms = self.now_ms + self.config.poll_ms;
+        if let Some(case) = self.case(at) {
+            (case.next_ms, case.failures) = (next_ms, 0);
+        }
     }
 
     fn wait(&mut self, at: usize, stage: Stage, storage: &StorageView) {

@@ -178,9 +178,8 @@ pub enum Stays {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrchestratorView {
-    /// The orchestrator has such a node at all; one that it has not needs no mark.
-    pub is_known: bool,
-    pub taint: Option<Incarnation>,
+    /// Asked for at this look: what [`Input::Orchestrator`] told may be of before the supervisor was cut off.
+    pub node: OrchestratorNode,
     /// Workloads on the node that use its volumes and move with them.
     pub workloads: Vec<WorkloadId>,
 }

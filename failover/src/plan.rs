@@ -1,7 +1,9 @@
 //! The order of a failover as one pure function of what is seen. It remembers nothing, so a supervisor that takes over in the middle
 //! goes on where the traces end: fence and read back, mark, delete, verify; later clean-up, unfence, unmark.
 
-use crate::{Action, AgentState, Cause, OrchestratorView, Refusal, Stage, Stays, StorageView, VolumeView};
+use crate::{
+    Action, AgentState, Cause, OrchestratorNode, OrchestratorView, Refusal, Stage, Stays, StorageView, VolumeView,
+};
 use volume::VolumeId;
 
 /// What is known beside the look itself.
@@ -15,6 +17,19 @@ pub(crate) struct Situation {
     pub(crate) no_proof: Option<String>,
     /// The storage has just confirmed that nothing of an earlier life is left.
     pub(crate) is_verified_clean: bool,
+}
+
+impl Situation {
+    /// What the orchestrator says at this look overrules what it told before, in favour of the node: a supervisor that was cut
+    /// off from it may get the lease sooner than the news. Whether there was anything to overrule.
+    pub(crate) fn heed(&mut self, node: &OrchestratorNode) -> bool {
+        match self.cause {
+            Some(Ok(_)) if node.in_maintenance => self.cause = Some(Err(Refusal::Maintenance)),
+            Some(Ok(Cause::GivenUp)) if node.is_ready => self.cause = None,
+            _ => return false,
+        }
+        true
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +58,8 @@ pub(crate) fn plan(storage: &StorageView, orchestrator: &OrchestratorView, situa
         Some(Err(refusal)) => Next::Refuse(refusal.clone()),
         Some(Ok(_)) if orchestrator.workloads.is_empty() && moving(storage).next().is_none() => {
             // A mark that an earlier failover left stays until the node is back. Of one that is gone there is nothing to say.
-            match orchestrator.taint {
-                None if !orchestrator.is_known && storage.volumes.is_empty() => Next::Wait(Stage::AwaitingReturn),
+            match orchestrator.node.taint {
+                None if !orchestrator.node.is_known && storage.volumes.is_empty() => Next::Wait(Stage::AwaitingReturn),
                 Some(_) => Next::Wait(Stage::AwaitingReturn),
                 None => Next::Refuse(Refusal::NothingMoves(why_nothing_moves(&storage.volumes))),
             }
@@ -60,7 +75,7 @@ fn plan_moves(storage: &StorageView, orchestrator: &OrchestratorView, situation:
     if moving(storage).any(|volume| !volume.is_proven) {
         return plan_fence(storage, situation);
     }
-    if orchestrator.is_known && orchestrator.taint != Some(incarnation) {
+    if orchestrator.node.is_known && orchestrator.node.taint != Some(incarnation) {
         return Next::Act(Stage::Tainting, Action::Taint { incarnation });
     }
     if !orchestrator.workloads.is_empty() {
@@ -81,7 +96,7 @@ fn plan_fence(storage: &StorageView, situation: &Situation) -> Next {
 
 fn plan_return(storage: &StorageView, orchestrator: &OrchestratorView, situation: &Situation) -> Next {
     let incarnation = storage.incarnation;
-    match (orchestrator.taint, situation.heard) {
+    match (orchestrator.node.taint, situation.heard) {
         (None, _) => Next::Close,
         (Some(taint), Some((AgentState::Running | AgentState::Clean, true))) if situation.is_verified_clean => {
             Next::Act(Stage::Untainting, Action::Untaint { incarnation: taint })

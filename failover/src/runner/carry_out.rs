@@ -68,7 +68,7 @@ async fn look<O: Orchestrator>(shared: &Arc<Shared<O>>, node: &NodeId) -> Result
     blocking(shared, move |shared| {
         let storage = shared.storage.view(&node, &seen.workloads)?;
         let workloads = shared.storage.movable(&seen.workloads, &storage)?;
-        let orchestrator = OrchestratorView { is_known: seen.is_known, taint: seen.taint, workloads };
+        let orchestrator = OrchestratorView { node: seen.node, workloads };
         Ok(View { storage, orchestrator: Some(orchestrator) })
     })
     .await

@@ -1,13 +1,13 @@
 //! What an orchestrator is to the runner.
 
-use crate::{EventReason, HistoryEntry, NodeStatus, WorkloadId};
+use crate::{EventReason, HistoryEntry, NodeStatus, OrchestratorNode, WorkloadId};
 use std::future::Future;
 use volume::{Incarnation, NodeId, VolumeId};
 
 /// One orchestrator's adapter. What it learns by itself (how nodes are, the lease) it tells as [`crate::Told`]; this is
 /// what it is asked to do. A failure is said in words: what was found and what to do.
 pub trait Orchestrator: Send + Sync + 'static {
-    /// How the orchestrator sees the node now.
+    /// How the orchestrator sees the node now: the node itself is asked for, whatever was told of it before.
     fn look(&self, node: &NodeId) -> impl Future<Output = Result<NodeView, String>> + Send;
 
     /// Marks the node out of service, with the incarnation as the mark's value. A node that the orchestrator has not is fine.
@@ -30,11 +30,9 @@ pub trait Orchestrator: Send + Sync + 'static {
 }
 
 /// A node as the orchestrator has it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeView {
-    /// Whether it has such a node at all.
-    pub is_known: bool,
-    pub taint: Option<Incarnation>,
+    pub node: OrchestratorNode,
     /// On the node, with volumes of this driver.
     pub workloads: Vec<Workload>,
 }

@@ -95,12 +95,11 @@ impl Orchestrator {
         }
     }
 
-    pub(super) fn view(&self, n: usize, volumes: &[Mobility]) -> OrchestratorView {
+    pub(super) fn view(&self, n: usize, now: u64, volumes: &[Mobility]) -> OrchestratorView {
         let here = self.pods.iter().zip(volumes).filter(|(_, mobility)| **mobility == Mobility::Moves);
         let here = here.filter_map(|(pod, _)| pod.as_ref()).filter(|pod| pod.node == Some(n));
         OrchestratorView {
-            is_known: true,
-            taint: self.marks[n].map(|mark| mark.incarnation),
+            node: self.node(n, now),
             workloads: here.map(|pod| WorkloadId(pod.uid.to_string())).collect(),
         }
     }

@@ -338,7 +338,7 @@ impl World {
     fn view(&self, n: usize, whole: bool) -> Answer {
         match self.storage.view(n) {
             Some(storage) => {
-                let orchestrator = whole.then(|| self.orchestrator.view(n, &self.setup.volumes));
+                let orchestrator = whole.then(|| self.orchestrator.view(n, self.now, &self.setup.volumes));
                 Answer::Observed(View { storage, orchestrator })
             }
             None => Answer::Failed("the storage does not know the node".to_owned()),

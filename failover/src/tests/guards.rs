@@ -69,7 +69,7 @@ fn nodes_that_were_taken_away_for_good_do_not_count_as_out_of_sight() {
         for n in 0..6 {
             lab.nodes[n].view.storage.volumes.clear();
             lab.nodes[n].orchestrator().workloads.clear();
-            lab.nodes[n].orchestrator().is_known = is_known;
+            lab.nodes[n].orchestrator().node.is_known = is_known;
             lab.orchestrator(n, false, false);
             lab.kill(n);
         }
@@ -299,6 +299,33 @@ fn a_node_that_is_back_in_another_life_does_not_flap() {
     lab.kill(0);
     lab.run(3_500);
     assert_eq!(fenced(&lab), ["fence 0"]);
+}
+
+#[test]
+fn old_news_of_the_orchestrator_fence_nobody() {
+    let mut lab = Lab::new(5, Config { max_at_once: 1, ..Config::default() });
+    lab.run(5_000);
+    // The supervisor was told that the node is not ready, then cut off, and has not been told since that it is.
+    lab.orchestrator(0, false, false);
+    lab.nodes[0].orchestrator().node.is_ready = true;
+    lab.run(20_000);
+    assert!(fenced(&lab).is_empty());
+    let records = lab.outputs.iter().filter(|output| matches!(output, Output::Record(_)));
+    assert_eq!(records.count(), 1, "it is one failover that has not begun");
+    lab.nodes[1].orchestrator().node.in_maintenance = true;
+    lab.kill(1);
+    lab.run(5_000);
+    assert!(fenced(&lab).is_empty());
+    assert!(lab.is_refused(1, |why| *why == Refusal::Maintenance));
+    lab.kill(2);
+    lab.run(5_000);
+    assert_eq!(fenced(&lab), ["fence 2"], "what has not begun keeps no other from its place");
+    lab.orchestrator(0, true, false);
+    lab.run(5_000);
+    lab.orchestrator(0, false, false);
+    lab.come_back(2);
+    lab.run(10_000);
+    assert_eq!(fenced(&lab), ["fence 2", "fence 0"]);
 }
 
 #[test]

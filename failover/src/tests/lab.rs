@@ -80,8 +80,9 @@ impl Lab {
     }
 
     pub(super) fn orchestrator(&mut self, n: usize, is_ready: bool, in_maintenance: bool) {
-        let OrchestratorView { is_known, taint, .. } = *self.nodes[n].orchestrator();
-        let state = OrchestratorNode { is_known, is_ready, in_maintenance, taint };
+        let node = &mut self.nodes[n].orchestrator().node;
+        (node.is_ready, node.in_maintenance) = (is_ready, in_maintenance);
+        let state = node.clone();
         self.input(Input::Orchestrator { node: self.nodes[n].id.clone(), state });
     }
 
@@ -180,13 +181,13 @@ impl Lab {
                 });
                 return Answer::Fenced(results.collect());
             }
-            Action::Taint { incarnation } => orchestrator.taint = Some(*incarnation),
+            Action::Taint { incarnation } => orchestrator.node.taint = Some(*incarnation),
             Action::Evict { .. } => {
                 orchestrator.workloads.clear();
                 view.storage.volumes.clear();
             }
             Action::Unfence { .. } => view.storage.is_fenced = false,
-            Action::Untaint { .. } => orchestrator.taint = None,
+            Action::Untaint { .. } => orchestrator.node.taint = None,
             Action::Inspect | Action::VerifyReattach { .. } => {}
         }
         Answer::Done
@@ -211,8 +212,8 @@ impl FakeNode {
         let incarnation = Incarnation::new_random();
         let volume = VolumeView { id: volume_id(n), is_proven: false, stays: None };
         let storage = StorageView { incarnation, is_fenced: false, volumes: vec![volume] };
-        let orchestrator =
-            OrchestratorView { is_known: true, taint: None, workloads: vec![WorkloadId(format!("uid-{n}"))] };
+        let node = OrchestratorNode { is_known: true, is_ready: true, in_maintenance: false, taint: None };
+        let orchestrator = OrchestratorView { node, workloads: vec![WorkloadId(format!("uid-{n}"))] };
         let view = View { storage, orchestrator: Some(orchestrator) };
         let id = NodeId::parse(&format!("n{n}")).unwrap();
         Self { id, incarnation, is_silent: false, state: AgentState::Running, sequence: 0, view }

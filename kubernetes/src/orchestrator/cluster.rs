@@ -2,7 +2,7 @@
 //! asks the API server for no list.
 
 use super::objects::{MAINTENANCE, Node, PersistentVolume, Pod, claims, is_finished};
-use failover::{NodeView, OrchestratorNode, Workload, WorkloadId};
+use failover::{OrchestratorNode, Workload, WorkloadId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use volume::{NodeId, VolumeId};
 
@@ -11,7 +11,8 @@ const DRIVER: &str = "csi.hawser.dev";
 
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
-    nodes: HashMap<String, KnownNode>,
+    /// The UID by name.
+    nodes: HashMap<String, String>,
     /// By UID; only those with claims.
     pods: HashMap<String, KnownPod>,
     on_node: HashMap<String, BTreeSet<String>>,
@@ -24,12 +25,6 @@ pub(super) struct Cluster {
     has_nodes: bool,
     has_pods: bool,
     has_volumes: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct KnownNode {
-    pub(super) uid: String,
-    pub(super) state: OrchestratorNode,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,23 +48,19 @@ pub(super) struct Claim {
 }
 
 impl Cluster {
-    pub(super) fn look(&self, node: &NodeId) -> Result<NodeView, String> {
+    /// On the node, with volumes of this driver.
+    pub(super) fn workloads(&self, node: &NodeId) -> Result<Vec<Workload>, String> {
         if !(self.has_nodes && self.has_pods && self.has_volumes) {
             return Err("the cluster's nodes, pods and volumes have not all been listed yet".to_owned());
         }
-        let known = self.nodes.get(node.as_str());
         let workload = |pod: &KnownPod| {
             let volumes: Vec<VolumeId> = self.claims_of(pod).map(|claim| claim.volume.clone()).collect();
             (!volumes.is_empty()).then(|| Workload { id: WorkloadId(pod.uid.clone()), volumes })
         };
-        Ok(NodeView {
-            is_known: known.is_some(),
-            taint: known.and_then(|known| known.state.taint),
-            workloads: self.pods_on(node).filter(|pod| !pod.is_deleted).filter_map(workload).collect(),
-        })
+        Ok(self.pods_on(node).filter(|pod| !pod.is_deleted).filter_map(workload).collect())
     }
 
-    pub(super) fn node(&self, name: &str) -> Option<&KnownNode> {
+    pub(super) fn uid_of_node(&self, name: &str) -> Option<&String> {
         self.nodes.get(name)
     }
 
@@ -88,14 +79,12 @@ impl Cluster {
         pod.claims.iter().filter_map(move |claim| self.by_claim.get(&key(claim)))
     }
 
-    /// How it is now, news or not: what we wrote ourselves is known before the watch tells it, and is to be told all the same.
+    /// What is to be told.
     pub(super) fn apply_node(&mut self, node: &Node) -> Option<(NodeId, OrchestratorNode)> {
         let name = node.metadata.name.clone().unwrap_or_default();
         let id = NodeId::parse(&name).ok();
-        let state = state(node);
-        let known = KnownNode { uid: node.metadata.uid.clone().unwrap_or_default(), state: state.clone() };
-        self.nodes.insert(name, known);
-        id.map(|id| (id, state))
+        self.nodes.insert(name, node.metadata.uid.clone().unwrap_or_default());
+        id.map(|id| (id, state(node)))
     }
 
     pub(super) fn delete_node(&mut self, name: &str) -> Option<(NodeId, OrchestratorNode)> {
@@ -192,7 +181,7 @@ impl Cluster {
     }
 }
 
-fn state(node: &Node) -> OrchestratorNode {
+pub(super) fn state(node: &Node) -> OrchestratorNode {
     let conditions = node.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let annotations = node.metadata.annotations.as_ref();
     OrchestratorNode {
@@ -204,7 +193,7 @@ fn state(node: &Node) -> OrchestratorNode {
 }
 
 /// `kubectl delete node`: whatever ran there is to run elsewhere.
-fn forgotten() -> OrchestratorNode {
+pub(super) fn forgotten() -> OrchestratorNode {
     OrchestratorNode { is_known: false, is_ready: false, in_maintenance: false, taint: None }
 }
 

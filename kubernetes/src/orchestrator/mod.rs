@@ -106,14 +106,16 @@ impl KubernetesOrchestrator {
 impl Orchestrator for KubernetesOrchestrator {
     async fn look(&self, node: &NodeId) -> Result<NodeView, String> {
         self.note_concerned(node);
-        self.known.cluster().look(node)
+        let workloads = self.known.cluster().workloads(node)?;
+        // The index is as old as its watch, which may not have come back yet where the lease has.
+        let found = self.nodes().get_opt(node.as_str()).await.map_err(|error| words(&error))?;
+        let node = found.as_ref().map_or_else(cluster::forgotten, cluster::state);
+        Ok(NodeView { node, workloads })
     }
 
     async fn taint(&self, node: &NodeId, incarnation: Incarnation) -> Result<(), String> {
         let plan = |taints: &[objects::Taint]| taints::with_mark(taints, incarnation);
-        let changed = taints::change(&self.nodes(), node.as_str(), plan).await?;
-        self.known.applied(changed.as_ref());
-        Ok(())
+        taints::change(&self.nodes(), node.as_str(), plan).await
     }
 
     async fn evict(&self, node: &NodeId, workloads: &[WorkloadId]) -> Result<(), String> {
@@ -143,9 +145,7 @@ impl Orchestrator for KubernetesOrchestrator {
 
     async fn untaint(&self, node: &NodeId, incarnation: Incarnation) -> Result<(), String> {
         let plan = |taints: &[objects::Taint]| Ok(taints::without_mark(taints, incarnation));
-        let changed = taints::change(&self.nodes(), node.as_str(), plan).await?;
-        self.known.applied(changed.as_ref());
-        Ok(())
+        taints::change(&self.nodes(), node.as_str(), plan).await
     }
 
     fn event(&self, node: Option<&NodeId>, reason: EventReason, text: &str) {
@@ -156,7 +156,7 @@ impl Orchestrator for KubernetesOrchestrator {
             self.events.say(notice(about, text.to_owned()));
             return;
         };
-        let uid = self.known.cluster().node(node.as_str()).map(|known| known.uid.clone());
+        let uid = self.known.cluster().uid_of_node(node.as_str()).cloned();
         self.events.say(notice(reference("Node", None, node.as_str(), uid.as_deref()), text.to_owned()));
         if concerns_workloads(reason) {
             if matches!(reason, EventReason::FailoverStarted | EventReason::FailoverRefused) {
@@ -194,14 +194,6 @@ impl Known {
 
     fn concerned(&self) -> MutexGuard<'_, HashMap<NodeId, Vec<ObjectReference>>> {
         self.concerned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was just written is seen at the next look, not only when the watch tells it. The watch tells it anyway, and the
-    /// runner with it.
-    fn applied(&self, node: Option<&Node>) {
-        if let Some(node) = node {
-            self.cluster().apply_node(node);
-        }
     }
 }
 

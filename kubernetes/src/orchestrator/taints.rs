@@ -41,19 +41,19 @@ pub(super) fn without_mark(taints: &[Taint], incarnation: Incarnation) -> Option
     (kept.len() < taints.len()).then_some(kept)
 }
 
-/// Changes the list if nobody else changes the node meanwhile, else looks again. The node as it is then; `None`: there is none.
+/// Changes the list if nobody else changes the node meanwhile, else looks again. Fine when there is no such node.
 pub(super) async fn change(
     api: &Api<Node>,
     name: &str,
     plan: impl Fn(&[Taint]) -> Result<Option<Vec<Taint>>, String>,
-) -> Result<Option<Node>, String> {
+) -> Result<(), String> {
     for _ in 0..TRIES {
-        let Some(node) = api.get_opt(name).await.map_err(|error| words(&error))? else { return Ok(None) };
-        let Some(taints) = plan(&node.spec.taints)? else { return Ok(Some(node)) };
+        let Some(node) = api.get_opt(name).await.map_err(|error| words(&error))? else { return Ok(()) };
+        let Some(taints) = plan(&node.spec.taints)? else { return Ok(()) };
         let version = &node.metadata.resource_version;
         let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}}));
         match api.patch(name, &PatchParams::default(), &patch).await {
-            Ok(node) => return Ok(Some(node)),
+            Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(words(&error)),
         }

@@ -202,7 +202,9 @@ impl Orchestrator for FakeOrchestrator {
     async fn look(&self, node: &NodeId) -> Result<NodeView, String> {
         let cluster = self.cluster.lock().unwrap();
         let workloads = cluster.workloads.get(node).cloned().unwrap_or_default();
-        Ok(NodeView { is_known: true, taint: cluster.taints.get(node).copied(), workloads })
+        let taint = cluster.taints.get(node).copied();
+        let node = OrchestratorNode { is_known: true, is_ready: true, in_maintenance: false, taint };
+        Ok(NodeView { node, workloads })
     }
 
     async fn taint(&self, node: &NodeId, incarnation: Incarnation) -> Result<(), String> {

@@ -111,7 +111,7 @@ async fn a_node_is_marked_emptied_and_let_in_again() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let view = adapter.look(&n1()).await.unwrap();
-    assert!(view.is_known && view.taint.is_none());
+    assert!(view.node.is_known && view.node.taint.is_none());
     let workloads: Vec<_> = view.workloads.into_iter().map(|workload| workload.id).collect();
     assert_eq!(workloads.iter().map(|id| id.0.as_str()).collect::<Vec<_>>(), ["uid-a", "uid-b"]);
 
@@ -126,7 +126,7 @@ async fn a_node_is_marked_emptied_and_let_in_again() {
         taints[1],
         json!({"key": "node.kubernetes.io/out-of-service", "value": incarnation.to_string(), "effect": "NoSchedule"})
     );
-    assert_eq!(adapter.look(&n1()).await.unwrap().taint, Some(incarnation), "at once, not when a watch tells it");
+    assert_eq!(adapter.look(&n1()).await.unwrap().node.taint, Some(incarnation), "at once, not when a watch tells it");
 
     // By now `b` is another pod, which runs elsewhere.
     api.put(&pod_path("b"), pod("b", "uid-next"));
@@ -137,12 +137,12 @@ async fn a_node_is_marked_emptied_and_let_in_again() {
     adapter.evict(&n1(), &workloads).await.unwrap();
 
     adapter.untaint(&n1(), Incarnation::new_random()).await.unwrap();
-    assert_eq!(adapter.look(&n1()).await.unwrap().taint, Some(incarnation), "a mark of another life stays");
+    assert_eq!(adapter.look(&n1()).await.unwrap().node.taint, Some(incarnation), "a mark of another life stays");
     adapter.untaint(&n1(), incarnation).await.unwrap();
     assert_eq!(api.get(NODE)["spec"]["taints"].as_array().unwrap().len(), 1);
     let gone = NodeId::parse("gone").unwrap();
     adapter.taint(&gone, incarnation).await.unwrap();
-    assert!(!adapter.look(&gone).await.unwrap().is_known);
+    assert!(!adapter.look(&gone).await.unwrap().node.is_known);
 }
 
 #[tokio::test]

@@ -48,8 +48,8 @@ fn volume(name: &str, driver: &str, claim: &str) -> PersistentVolume {
 }
 
 fn workloads(cluster: &Cluster, node: &str) -> Vec<String> {
-    let view = cluster.look(&NodeId::parse(node).unwrap()).unwrap();
-    view.workloads.into_iter().map(|workload| workload.id.0).collect()
+    let workloads = cluster.workloads(&NodeId::parse(node).unwrap()).unwrap();
+    workloads.into_iter().map(|workload| workload.id.0).collect()
 }
 
 fn listed() -> Cluster {
@@ -76,9 +76,9 @@ fn nothing_is_known_before_all_has_been_listed() {
     let n1 = NodeId::parse("n1").unwrap();
     cluster.list_nodes(&[]);
     cluster.list_pods(&[]);
-    assert!(cluster.look(&n1).is_err());
+    assert!(cluster.workloads(&n1).is_err());
     cluster.list_volumes(&[]);
-    assert!(!cluster.look(&n1).unwrap().is_known);
+    assert!(cluster.workloads(&n1).unwrap().is_empty());
 }
 
 #[test]
