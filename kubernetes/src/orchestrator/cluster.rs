@@ -79,6 +79,16 @@ impl Cluster {
         pod.claims.iter().filter_map(move |claim| self.by_claim.get(&key(claim)))
     }
 
+    /// The PersistentVolumes of these pods, when their node has no object (any more).
+    pub(super) fn volumes_without_node(&self, node: &NodeId, pods: &[WorkloadId]) -> HashSet<String> {
+        if self.nodes.contains_key(node.as_str()) {
+            return HashSet::new();
+        }
+        let pods = pods.iter().filter_map(|WorkloadId(uid)| self.pods.get(uid));
+        let claims: Vec<&Claim> = pods.flat_map(|pod| self.claims_of(pod)).collect();
+        self.volumes.iter().filter(|(_, claim)| claims.contains(claim)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// What is to be told.
     pub(super) fn apply_node(&mut self, node: &Node) -> Option<(NodeId, OrchestratorNode)> {
         let name = node.metadata.name.clone().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The supervisor's adapter to Kubernetes. It asks the API server for nothing periodically but the lease: three watches keep
 //! an index of nodes and pods, and everything else is written when a node is failed over.
 
+mod attachments;
 mod cluster;
 mod events;
 mod history;
@@ -26,7 +27,9 @@ use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
 use lease::Election;
 use objects::{Node, Pod, resource};
+use serde::de::DeserializeOwned;
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, watch as stop};
 use tokio::task::{JoinHandle, JoinSet};
@@ -120,6 +123,11 @@ impl Orchestrator for KubernetesOrchestrator {
 
     async fn evict(&self, node: &NodeId, workloads: &[WorkloadId]) -> Result<(), String> {
         self.note_concerned(node);
+        let unmarked = self.known.cluster().volumes_without_node(node, workloads);
+        // First: as long as the workloads are there, what failed is done again.
+        if !unmarked.is_empty() {
+            attachments::delete_of(&self.client, node.as_str(), &unmarked).await?;
+        }
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut deletions = JoinSet::new();
         for WorkloadId(uid) in workloads {
@@ -197,13 +205,13 @@ impl Known {
     }
 }
 
-/// At once, and only if it is the very pod: one of the same name may run elsewhere by now. Gone is fine.
-async fn delete(api: &Api<Pod>, name: &str, uid: &str) -> Result<(), String> {
+/// At once, and only if it is the very object: a pod of the same name may run elsewhere by now. Gone is fine.
+async fn delete<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str, uid: &str) -> Result<(), String> {
     let only = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
     let params = DeleteParams::default().grace_period(0).preconditions(only);
     match api.delete(name, &params).await {
         Ok(_) => Ok(()),
-        // Conflict: another pod has the name.
+        // Conflict: another one has the name.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(error) => Err(words(&error)),
     }

@@ -8,6 +8,7 @@ use volume::Incarnation;
 pub(super) type Node = Object<NodeSpec, NodeStatus>;
 pub(super) type Pod = Object<PodSpec, PodStatus>;
 pub(super) type PersistentVolume = Object<PersistentVolumeSpec, NoStatus>;
+pub(super) type VolumeAttachment = Object<VolumeAttachmentSpec, NoStatus>;
 
 /// Set by `hawser node cordon`: the node is never fenced.
 pub(super) const MAINTENANCE: &str = "hawser.dev/maintenance";
@@ -98,6 +99,19 @@ pub(super) struct ClaimReference {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct VolumeAttachmentSpec {
+    pub(super) node_name: String,
+    pub(super) source: VolumeAttachmentSource,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct VolumeAttachmentSource {
+    pub(super) persistent_volume_name: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

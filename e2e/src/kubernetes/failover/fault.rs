@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     TwoNodes,
     /// The node is killed, comes back while the workload moves, and is killed again.
     RebootTwice,
+    /// The node is killed, and its object deleted: nothing is left of it that a taint could be on.
+    NodeDeleted,
 }
 
 /// What was done when.
@@ -37,6 +39,7 @@ const UNTIL_BACK_MS: (u64, u64) = (500, 2500);
 const UNTIL_KILLED_AGAIN_MS: u64 = 2000;
 
 impl Fault {
+    /// What the bench runs unless it is told otherwise.
     pub(super) const ALL: [Self; 7] = [
         Self::NodeKilled,
         Self::NodeFrozen,
@@ -56,6 +59,7 @@ impl Fault {
             Self::SupervisorKilled => "supervisor-killed",
             Self::TwoNodes => "two-nodes",
             Self::RebootTwice => "reboot-twice",
+            Self::NodeDeleted => "node-deleted",
         }
     }
 
@@ -71,7 +75,9 @@ impl Fault {
                 Self::NodeFrozen => node.freeze()?,
                 Self::ControlCut => node.cut()?,
                 Self::KubeletDead => node.kill_kubelet()?,
-                Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice => node.kill()?,
+                Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice | Self::NodeDeleted => {
+                    node.kill()?
+                }
             }
         }
         Ok(began)
@@ -96,6 +102,12 @@ impl Fault {
                     acts.note("killed again")?;
                 }
             }
+            Self::NodeDeleted => {
+                for node in victims {
+                    lab.cluster.delete(&format!("/api/v1/nodes/{}", node.name))?;
+                    acts.note("deleted")?;
+                }
+            }
             Self::NodeKilled | Self::NodeFrozen | Self::ControlCut | Self::KubeletDead | Self::TwoNodes => {}
         }
         Ok(acts)
@@ -107,7 +119,7 @@ impl Fault {
                 Self::NodeFrozen => node.thaw()?,
                 Self::ControlCut => node.heal()?,
                 Self::KubeletDead => node.start_kubelet()?,
-                Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice => {
+                Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice | Self::NodeDeleted => {
                     if !node.is_running() {
                         node.boot()?;
                     }

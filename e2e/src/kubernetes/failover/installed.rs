@@ -57,9 +57,9 @@ pub(super) fn hawser(lab: &Lab, dead: &[&str], arguments: &[&str]) -> Result<Str
     hawser_in(lab, NODE, dead, arguments)
 }
 
-/// The history of failovers and how things stand, as `hawser failover ls` says it in a controller's pod.
-pub(in crate::kubernetes) fn failovers(lab: &Lab, dead: &[&str]) -> Result<String> {
-    hawser_in(lab, CONTROLLER, dead, &["failover", "ls"])
+/// Runs hawser's command line in a controller's pod on a node that is not one of `dead`.
+pub(super) fn hawser_at_controller(lab: &Lab, dead: &[&str], arguments: &[&str]) -> Result<String> {
+    hawser_in(lab, CONTROLLER, dead, arguments)
 }
 
 fn hawser_in(lab: &Lab, part: &str, dead: &[&str], arguments: &[&str]) -> Result<String> {

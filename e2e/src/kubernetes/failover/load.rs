@@ -5,7 +5,7 @@ use super::clock::now_ns;
 use super::history::History;
 use super::room::{Room, pool_of};
 use super::run::pause_ms;
-use super::workload::{Access, Kind, Workload};
+use super::workload::{Access, CLASS, Kind, Workload};
 use super::{Failovers, WRITERS, installed, pool};
 use crate::client::is_interrupted;
 use crate::failure::{Result, ensure};
@@ -37,7 +37,7 @@ pub(super) fn load(failovers: &Failovers, length: Duration) -> Result<()> {
     let mut writing = Vec::new();
     for (kind, access) in Kind::ALL.into_iter().zip([Access::Ext4, Access::Block]) {
         let writers = WRITERS[2];
-        writing.push(Workload::start(&space, &lab.hawser, kind, access, writers, pause_ms(writers), &node)?);
+        writing.push(Workload::start(&space, CLASS, kind, access, writers, pause_ms(writers), &node)?);
     }
     for workload in &writing {
         let start = workload.wait_writing(&space)?;

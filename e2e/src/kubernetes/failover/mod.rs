@@ -4,21 +4,27 @@
 //! - `workload`: what writes, and its recorder; `fault`: what is done to nodes; `mover`: who moves the workload
 //! - `run`: one run of all that; `watch`: when it reached which step; `pool`, `oracle`: what must hold of it
 //! - `fork_only`: the same where the fence stops nobody
+//! - `deleted`, `opted_out`, `maintenance`: nodes and volumes that are not failed over like others; `stays`: what is not moved
 //! - `controls`: that the checks notice what they are there for
 
 mod clock;
 mod controls;
+mod deleted;
 mod fault;
 mod fork_only;
 mod history;
 pub(super) mod installed;
 mod load;
+mod maintenance;
 mod mover;
+mod opted_out;
 mod oracle;
 mod pool;
 mod room;
 mod run;
+pub(super) mod said;
 mod show;
+mod stays;
 mod watch;
 mod workload;
 
@@ -70,15 +76,20 @@ impl FailoverArguments {
     }
 }
 
+type Scenario = fn(&Failovers) -> Result<()>;
+
 /// A failover by the supervisor that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(120);
 const WRITERS: [u32; 3] = [1, 32, 128];
 /// As the lab sets it, and as Kubernetes does.
 const FREQUENCIES: [&str; 2] = ["1s", "10s"];
 
-/// One run of each fault, and the controls.
+/// Those whose names do not begin as the others' do.
+const NODE_DRAIN: &str = "node-drain";
+
+/// One run of each fault, what is not failed over like others, and the controls.
 pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
-    if !report.wants_some("failover-") {
+    if !report.wants_some("failover-") && !report.wants(NODE_DRAIN) {
         return;
     }
     let failovers = match Failovers::prepare(lab, ground, false) {
@@ -87,6 +98,18 @@ pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
     };
     for fault in Fault::ALL {
         report.test(&format!("failover-{}", fault.name()), || failovers.one(fault)?.ensure_held());
+    }
+    let of_supervisor: [(&str, Scenario); 3] = [
+        ("failover-node-deleted", deleted::is_failed_over_and_registers_again),
+        ("failover-opted-out", opted_out::stays_where_it_is),
+        (NODE_DRAIN, maintenance::node_drain),
+    ];
+    for (name, scenario) in of_supervisor {
+        match failovers.mover {
+            Mover::Supervisor => report.test(name, || scenario(&failovers)),
+            _ if report.wants(name) => report.skipped(name, "needs the supervisor"),
+            _ => {}
+        }
     }
     report.test("failover-fork-only", || fork_only::moves_what_was_acked_before(&failovers));
     controls::all(report, &failovers);

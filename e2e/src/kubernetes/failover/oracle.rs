@@ -109,11 +109,22 @@ fn ensure_passed(findings: &Value) -> Result<()> {
     ensure(findings["pass"] == true, || findings.to_string())
 }
 
+/// As [`verify`], in the pod that has had it all along.
+pub(super) fn verify_where_it_was(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
+    let findings = findings_in(space, subject, &subject.old.pod, ledger)?;
+    ensure_passed(&findings)?;
+    Ok(findings)
+}
+
 /// Looks for every ack of the ledger on the volume, in the pod that has it now.
 fn findings(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
     let uid = &subject.old.uid;
     let starts = subject.workload.starts()?;
     let pod = starts.iter().rev().find(|start| start.uid != *uid).ok_or("it has no other pod")?;
+    findings_in(space, subject, &pod.pod, ledger)
+}
+
+fn findings_in(space: &Room, subject: &Subject, pod: &str, ledger: &str) -> Result<Value> {
     let nonce = subject.workload.nonce.to_string();
     let at_least = (4 * subject.workload.writers).to_string();
     let verify = [
@@ -121,7 +132,7 @@ fn findings(space: &Room, subject: &Subject, ledger: &str) -> Result<Value> {
         &space.name,
         "exec",
         "--stdin",
-        &pod.pod,
+        pod,
         "--",
         "/hawser",
         "workload",

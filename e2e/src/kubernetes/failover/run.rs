@@ -9,7 +9,7 @@ use super::oracle::{self, ORPHAN_LIMIT_MS, Promise, Verdict};
 use super::pool;
 use super::room::{Room, pool_of};
 use super::watch::{Moments, Seen, Subject, watch};
-use super::workload::{Access, Kind, Workload};
+use super::workload::{Access, CLASS, Kind, Workload};
 use crate::failure::{Context, Result, ensure};
 use crate::kubernetes::Lab;
 use crate::kubernetes::cluster::has_condition;
@@ -150,11 +150,9 @@ impl Plan<'_> {
         let mut started = Vec::new();
         for (index, (kind, access)) in Kind::ALL.into_iter().zip(accesses).enumerate() {
             let node = victims.get(index % victims.len()).ok_or("no node is to fail")?;
-            let hawser = &self.lab.hawser;
-            started.push((
-                Workload::start(space, hawser, kind, access, self.writers, pause_ms(self.writers), &node.name)?,
-                node,
-            ));
+            let workload =
+                Workload::start(space, CLASS, kind, access, self.writers, pause_ms(self.writers), &node.name)?;
+            started.push((workload, node));
         }
         let mut subjects = Vec::new();
         for (workload, node) in started {
@@ -190,7 +188,9 @@ impl Plan<'_> {
         self.mover.readmit(self.lab, &node.name)?;
         let cluster = &self.lab.cluster;
         cluster.wait(&format!("{} as before", node.name), LIMIT, || {
-            let object = cluster.get(&format!("/api/v1/nodes/{}", node.name))?;
+            let Some(object) = cluster.find(&format!("/api/v1/nodes/{}", node.name))? else {
+                return Ok(Err("it has not registered again".to_owned()));
+            };
             if has_taint(&object) || !has_condition(&object, "Ready") {
                 return Ok(Err(format!("{} {}", object["spec"]["taints"], object["status"]["conditions"])));
             }

@@ -7,7 +7,7 @@ use super::pool;
 use super::room::{Room, pool_of};
 use super::run::victims;
 use super::watch::Subject;
-use super::workload::{Access, Kind, Workload};
+use super::workload::{Access, CLASS, Kind, Workload};
 use super::{Failovers, installed, oracle};
 use crate::client::is_interrupted;
 use crate::failure::{Failure, Result, ensure};
@@ -42,8 +42,7 @@ pub(super) fn show(failovers: &Failovers) -> Result<()> {
     let space = Room::open(lab, failovers.ground, "show")?;
     let victims = victims(lab, failovers.mover, 0, 1)?;
     let node = *victims.first().ok_or("there is no node")?;
-    let workload =
-        Workload::start(&space, &lab.hawser, Kind::StatefulSet, Access::Ext4, WRITERS, PAUSE_MS, &node.name)?;
+    let workload = Workload::start(&space, CLASS, Kind::StatefulSet, Access::Ext4, WRITERS, PAUSE_MS, &node.name)?;
     let subject = Subject::of(&space, workload)?;
     let screen = Screen::new(lab, &subject);
     let ended = AtomicBool::new(false);

@@ -3,14 +3,13 @@
 use super::clock::now_ns;
 use super::room::Room;
 use crate::failure::{Context, Result, ensure};
-use crate::kubernetes::network;
-use crate::kubernetes::place::Place;
 use crate::kubernetes::process::{Daemon, wait_until};
 use crate::kubernetes::space::claim;
+use crate::kubernetes::{Lab, network};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -60,6 +59,8 @@ pub(super) struct Ack {
 const SLOTS: &str = "1024";
 const SIZE: &str = "128Mi";
 const CLAIM: &str = "data";
+/// The StorageClass whose volumes fail over.
+pub(super) const CLASS: &str = "hawser";
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Each recorder has a port of its own, so that none hears of another run.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
@@ -96,7 +97,7 @@ impl Workload {
     /// Starts the recorder, the claim and the pod, which is to run on `node` first; afterwards wherever it may.
     pub(super) fn start(
         space: &Room,
-        hawser: &Path,
+        class: &str,
         kind: Kind,
         access: Access,
         writers: u32,
@@ -104,8 +105,7 @@ impl Workload {
         node: &str,
     ) -> Result<Self> {
         let nonce = Uuid::new_v4();
-        let (ledger, address, recorder) =
-            record(&space.lab.place, hawser, nonce, &format!("{}-{}", space.name, kind.name()))?;
+        let (ledger, address, recorder) = record(space.lab, nonce, &format!("{}-{}", space.name, kind.name()))?;
         let arguments = [
             "workload",
             "write",
@@ -124,7 +124,7 @@ impl Workload {
             "--slots",
             SLOTS,
         ];
-        let mut claim = claim(CLAIM, "hawser", "ReadWriteOnce", SIZE);
+        let mut claim = claim(CLAIM, class, "ReadWriteOnce", SIZE);
         if access == Access::Block {
             claim["spec"]["volumeMode"] = json!("Block");
         }
@@ -261,13 +261,13 @@ fn pod_spec(access: Access, arguments: &[&str], node: &str) -> Value {
 }
 
 /// A recorder on the clients' network: its ledger, its address and its process.
-fn record(place: &Place, hawser: &Path, nonce: Uuid, name: &str) -> Result<(PathBuf, String, Daemon)> {
-    let ledger = place.directory("ledgers")?.join(format!("{name}-{nonce}"));
+fn record(lab: &Lab, nonce: Uuid, name: &str) -> Result<(PathBuf, String, Daemon)> {
+    let ledger = lab.place.directory("ledgers")?.join(format!("{name}-{nonce}"));
     let address = format!("{}:{}", network::CLIENTS, NEXT_PORT.fetch_add(1, Ordering::Relaxed));
-    let mut recorder = Command::new(hawser);
+    let mut recorder = Command::new(&lab.hawser);
     recorder.args(["workload", "record", "--socket", &format!("tcp:{address}"), "--nonce", &nonce.to_string()]);
     recorder.arg("--ledger").arg(&ledger);
-    let mut recorder = Daemon::start("recorder", recorder, place.logs())?;
+    let mut recorder = Daemon::start("recorder", recorder, lab.place.logs())?;
     wait_until("the recorder", START_LIMIT, || {
         recorder.ensure_running()?;
         Ok(TcpStream::connect(&address).map(drop).map_err(|error| error.to_string()))

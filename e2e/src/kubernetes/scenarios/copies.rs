@@ -7,10 +7,8 @@ use crate::kubernetes::space::{LIMIT, Space, Volume, claim, on_node, pod};
 use serde_json::{Value, json};
 use std::time::Instant;
 
-const GROUP: &str = "snapshot.storage.k8s.io";
+pub(super) const GROUP: &str = "snapshot.storage.k8s.io";
 const SNAPSHOTS: &str = "/apis/snapshot.storage.k8s.io/v1";
-/// Of groups of snapshots, with its version.
-const GROUPS: &str = "groupsnapshot.storage.k8s.io/v1";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const ATTRIBUTES_CLASSES: &str = "/apis/storage.k8s.io/v1/volumeattributesclasses";
 /// Neither is the kernel's default.
@@ -20,7 +18,7 @@ pub(super) fn snapshot_and_restore(space: &Space) -> Result<()> {
     space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &at_source(space, "app", "data"))?;
     space.write("app", "/data/file", "early")?;
     let began = Instant::now();
-    let path = snapshot(space, "early")?;
+    let path = snapshot(space, "early", "data")?;
     space.time("snapshot ready", began.elapsed());
     space.write("app", "/data/file", "late")?;
     let source = json!({"apiGroup": GROUP, "kind": "VolumeSnapshot", "name": "early"});
@@ -32,22 +30,27 @@ pub(super) fn snapshot_and_restore(space: &Space) -> Result<()> {
     space.cluster.wait_gone(&path, LIMIT)
 }
 
-/// Of the claim `data`, ready; its path.
-fn snapshot(space: &Space, name: &str) -> Result<String> {
+/// Of the claim, ready; its path.
+pub(super) fn snapshot(space: &Space, name: &str, claim: &str) -> Result<String> {
     let snapshot = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1",
         "kind": "VolumeSnapshot",
         "metadata": {"name": name},
-        "spec": {"volumeSnapshotClassName": "hawser", "source": {"persistentVolumeClaimName": "data"}},
+        "spec": {"volumeSnapshotClassName": "hawser", "source": {"persistentVolumeClaimName": claim}},
     });
-    let collection = format!("{SNAPSHOTS}/namespaces/{}/volumesnapshots", space.name);
+    let collection = snapshots(space);
     space.cluster.create(&collection, &snapshot)?;
     let path = format!("{collection}/{name}");
     wait_ready_to_use(space, "the snapshot", &path)?;
     Ok(path)
 }
 
-fn wait_ready_to_use(space: &Space, what: &str, path: &str) -> Result<()> {
+/// The path of all snapshots in the namespace.
+pub(super) fn snapshots(space: &Space) -> String {
+    format!("{SNAPSHOTS}/namespaces/{}/volumesnapshots", space.name)
+}
+
+pub(super) fn wait_ready_to_use(space: &Space, what: &str, path: &str) -> Result<()> {
     space.look(&format!("{what} ready"), || {
         let status = space.cluster.get(path)?["status"].clone();
         Ok(if status["readyToUse"] == true { Ok(()) } else { Err(status.to_string()) })
@@ -66,9 +69,9 @@ pub(super) fn changed_blocks(space: &Space) -> Result<()> {
         space.sh("app", &line).map(drop)
     };
     write(4)?;
-    let first = snapshot(space, "first")?;
+    let first = snapshot(space, "first", "data")?;
     write(20)?;
-    let second = snapshot(space, "second")?;
+    let second = snapshot(space, "second", "data")?;
     let way = Way::open(space.lab()?)?;
     let refused = way.blocks(&space.name, "second", None);
     ensure(refused.is_err(), || "an account that may not read snapshots was told their blocks".to_owned())?;
@@ -149,50 +152,6 @@ fn change_class(space: &Space, class: &str, kib: u32) -> Result<()> {
     })
 }
 
-/// Of two volumes that no pod uses: the controller cannot stop file systems that are mounted on nodes.
-pub(super) fn group_snapshot(space: &Space) -> Result<()> {
-    let names = ["one", "two"];
-    for name in names {
-        let mut claim = claim(name, "hawser", "ReadWriteOnce", "1Gi");
-        claim["metadata"]["labels"] = json!({"group": "both"});
-        space.create_claim(&claim)?;
-    }
-    space.create_pod(&pod("app", &[Volume::at("one", "/one"), Volume::at("two", "/two")]))?;
-    space.wait_running("app")?;
-    space.write("app", "/one/file", "early")?;
-    space.write("app", "/two/file", "early")?;
-    space.delete_pod("app")?;
-    space.look("both detached", || {
-        let own: Vec<_> = space.volumes()?.iter().map(|volume| volume["metadata"]["name"].clone()).collect();
-        let mut attachments = space.cluster.list("/apis/storage.k8s.io/v1/volumeattachments")?;
-        attachments.retain(|one| own.contains(&one["spec"]["source"]["persistentVolumeName"]));
-        Ok(if attachments.is_empty() { Ok(()) } else { Err(format!("{} attachments", attachments.len())) })
-    })?;
-    let began = Instant::now();
-    let group = json!({
-        "apiVersion": GROUPS,
-        "kind": "VolumeGroupSnapshot",
-        "metadata": {"name": "both"},
-        "spec": {
-            "volumeGroupSnapshotClassName": "hawser",
-            "source": {"selector": {"matchLabels": {"group": "both"}}},
-        },
-    });
-    let groups = format!("/apis/{GROUPS}/namespaces/{}/volumegroupsnapshots", space.name);
-    space.cluster.create(&groups, &group)?;
-    let path = format!("{groups}/both");
-    wait_ready_to_use(space, "the group snapshot", &path)?;
-    space.time("group snapshot ready", began.elapsed());
-    let members = format!("{SNAPSHOTS}/namespaces/{}/volumesnapshots", space.name);
-    let members = space.cluster.list(&members)?;
-    ensure(members.len() == 2, || format!("the group has {} snapshots", members.len()))?;
-    // Both said the same at that instant, so either will do.
-    copy(space, json!({"apiGroup": GROUP, "kind": "VolumeSnapshot", "name": members[0]["metadata"]["name"]}), "1Gi")?;
-    space.ensure_content("of-copy", "/data/file", "early")?;
-    space.cluster.delete(&path)?;
-    space.cluster.wait_gone(&path, LIMIT)
-}
-
 pub(super) fn clone(space: &Space) -> Result<()> {
     space.start(&claim("data", "hawser", "ReadWriteOnce", "1Gi"), &at_source(space, "app", "data"))?;
     space.write("app", "/data/file", "first")?;
@@ -202,7 +161,7 @@ pub(super) fn clone(space: &Space) -> Result<()> {
 }
 
 /// A claim `copy` from `source`, in a pod `of-copy`.
-fn copy(space: &Space, source: Value, size: &str) -> Result<()> {
+pub(super) fn copy(space: &Space, source: Value, size: &str) -> Result<()> {
     let mut copy = claim("copy", "hawser", "ReadWriteOnce", size);
     copy["spec"]["dataSource"] = source;
     space.start(&copy, &at_source(space, "of-copy", "copy"))

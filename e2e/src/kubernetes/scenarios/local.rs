@@ -2,7 +2,7 @@
 
 use super::places::{ensure_no_node_chosen, wait_unschedulable};
 use crate::failure::{Result, ensure};
-use crate::kubernetes::failover::installed;
+use crate::kubernetes::failover::{installed, said};
 use crate::kubernetes::node::Node;
 use crate::kubernetes::place::Pools;
 use crate::kubernetes::space::{Space, Volume, claim, on_node, pod, pod_spec};
@@ -122,31 +122,13 @@ pub(super) fn node_lost(space: &Space) -> Result<()> {
     space.ensure_content("db-0", "/data/file", "kept")?;
     space.write("db-0", "/data/file", "more")?;
     installed::wait_ready(lab)?;
-    space.look("nothing said of the node any more", || {
-        let said = installed::failovers(lab, &[])?;
-        Ok(if standing(&said, name).is_none() { Ok(()) } else { Err(said) })
-    })
+    said::wait_nothing_said(space, name)
 }
 
 fn while_lost(space: &Space, node: &str, pod: &Value) -> Result<()> {
-    let (lab, began) = (space.lab()?, Instant::now());
+    let lab = space.lab()?;
     let why = format!("is of node {node} alone, so its volumes wait for the node");
-    let said = space.look("hawser failover ls says why", || {
-        // A controller that was on the node is replaced meanwhile.
-        let said = installed::failovers(lab, &[node]).unwrap_or_else(|failure| failure.to_string());
-        Ok(standing(&said, node).filter(|line| line.contains(&why)).map(str::to_owned).ok_or(said))
-    })?;
-    space.time("from the loss to the reason in hawser failover ls", began.elapsed());
-    println!("{}: {said}", space.name);
-    space.look("an event at the node says why", || {
-        let events = space.cluster.list("/api/v1/namespaces/default/events")?;
-        let of_node = events
-            .iter()
-            .filter(|event| event["involvedObject"]["kind"] == "Node" && event["involvedObject"]["name"] == *node);
-        let mut notes = of_node.map(|event| event["message"].as_str().unwrap_or_default());
-        Ok(if notes.any(|note| note.contains(&why)) { Ok(()) } else { Err("no event".to_owned()) })
-    })?;
-    space.time("from the loss to an event at the node", began.elapsed());
+    said::wait_refused(space, node, &why)?;
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         ensure_same(space, pod)?;
@@ -162,11 +144,6 @@ fn while_lost(space: &Space, node: &str, pod: &Value) -> Result<()> {
     let history = installed::history(lab)?["history"].as_str().unwrap_or_default().to_owned();
     let is_fence = |line: &&str| line.contains(node) && (line.contains("fenc") || line.contains("evict"));
     ensure(!history.lines().any(|line| is_fence(&line)), || format!("a failover began: {history}"))
-}
-
-/// What `hawser failover ls` says of how the node stands.
-fn standing<'a>(said: &'a str, node: &str) -> Option<&'a str> {
-    said.lines().find(|line| line.starts_with(&format!("{node}: ")))
 }
 
 /// Not deleted, and not another one of its name.

@@ -4,6 +4,7 @@ mod basic;
 mod copies;
 mod examples;
 mod faults;
+mod groups;
 mod local;
 mod many;
 mod moves;
@@ -23,7 +24,7 @@ use crate::report::Report;
 
 type Scenario = fn(&Space) -> Result<()>;
 
-const SCENARIOS: [(&str, Needs, Scenario); 34] = [
+const SCENARIOS: [(&str, Needs, Scenario); 35] = [
     ("ext4", Needs::Cluster, basic::ext4),
     ("xfs", Needs::Cluster, basic::xfs),
     ("btrfs", Needs::Cluster, basic::btrfs),
@@ -43,7 +44,8 @@ const SCENARIOS: [(&str, Needs, Scenario); 34] = [
     ("snapshot-restore", Needs::Cluster, copies::snapshot_and_restore),
     ("clone", Needs::Cluster, copies::clone),
     ("expand", Needs::Cluster, copies::expand),
-    ("group-snapshot", Needs::SharedPool, copies::group_snapshot),
+    ("group-snapshot", Needs::SharedPool, groups::unmounted),
+    ("group-snapshot-mounted", Needs::SharedPool, groups::mounted),
     ("attributes-class", Needs::Cluster, copies::attributes_class),
     ("changed-blocks", Needs::Lab, copies::changed_blocks),
     ("retain-and-static", Needs::Cluster, policies::retain_and_static),

@@ -3,7 +3,9 @@
 use super::api::Api;
 use crate::orchestrator::{KubernetesOrchestrator, cordon, read_history, uncordon};
 use crate::tests::names;
-use failover::{Config, EventReason, HistoryEntry, Mailbox, NodeStatus, Orchestrator, Refusal, Runner, Stage, Storage};
+use failover::{
+    Config, EventReason, HistoryEntry, Mailbox, NodeStatus, NodeView, Orchestrator, Refusal, Runner, Stage, Storage,
+};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,6 +89,17 @@ fn n1() -> NodeId {
     NodeId::parse("n1").unwrap()
 }
 
+/// A look at the node, once everything was listed.
+async fn listed(adapter: &KubernetesOrchestrator) -> NodeView {
+    for _ in 0..200 {
+        if adapter.look(&n1()).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    adapter.look(&n1()).await.unwrap()
+}
+
 /// What is written by tasks of their own.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..200 {
@@ -104,13 +117,7 @@ async fn a_node_is_marked_emptied_and_let_in_again() {
     let mut replica = Replica::start(&api, "one");
     replica.leads().await;
     let adapter = &replica.adapter;
-    for _ in 0..200 {
-        if adapter.look(&n1()).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let view = adapter.look(&n1()).await.unwrap();
+    let view = listed(adapter).await;
     assert!(view.node.is_known && view.node.taint.is_none());
     let workloads: Vec<_> = view.workloads.into_iter().map(|workload| workload.id).collect();
     assert_eq!(workloads.iter().map(|id| id.0.as_str()).collect::<Vec<_>>(), ["uid-a", "uid-b"]);
@@ -143,6 +150,34 @@ async fn a_node_is_marked_emptied_and_let_in_again() {
     let gone = NodeId::parse("gone").unwrap();
     adapter.taint(&gone, incarnation).await.unwrap();
     assert!(!adapter.look(&gone).await.unwrap().node.is_known);
+}
+
+/// Nobody can mark a node without an object, so what would keep its volumes attached there goes.
+#[tokio::test]
+async fn a_node_without_an_object_loses_its_attachments_with_its_pods() {
+    let path = |name: &str| format!("/apis/storage.k8s.io/v1/volumeattachments/{name}");
+    for has_object in [true, false] {
+        let api = cluster();
+        for (name, node, volume) in [("own", "n1", "v"), ("elsewhere", "n2", "v"), ("of-others", "n1", "theirs")] {
+            let spec = json!({"attacher": "any", "nodeName": node, "source": {"persistentVolumeName": volume}});
+            let meta = json!({"name": name, "uid": format!("uid-{name}")});
+            let kind = "VolumeAttachment";
+            let version = "storage.k8s.io/v1";
+            api.put(&path(name), json!({"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec}));
+        }
+        if !has_object {
+            api.remove(NODE);
+        }
+        let mut replica = Replica::start(&api, "one");
+        replica.leads().await;
+        let view = listed(&replica.adapter).await;
+        assert_eq!(view.node.is_known, has_object);
+        let workloads: Vec<_> = view.workloads.into_iter().map(|workload| workload.id).collect();
+        replica.adapter.evict(&n1(), &workloads).await.unwrap();
+        assert_eq!(api.get(&pod_path("a")), Value::Null);
+        assert_eq!(!api.get(&path("own")).is_null(), has_object, "where there is a mark, Kubernetes detaches");
+        assert!(!api.get(&path("elsewhere")).is_null() && !api.get(&path("of-others")).is_null());
+    }
 }
 
 #[tokio::test]

@@ -29,6 +29,10 @@ impl Api {
         self.objects.lock().unwrap().get(path).cloned().unwrap_or(Value::Null)
     }
 
+    pub(super) fn remove(&self, path: &str) {
+        self.objects.lock().unwrap().remove(path);
+    }
+
     /// All below.
     pub(super) fn below(&self, path: &str) -> Vec<Value> {
         let objects = self.objects.lock().unwrap();
@@ -67,7 +71,9 @@ impl Api {
         let conflict = || refusal(StatusCode::CONFLICT, "the object has been modified");
         match parts.method {
             Method::GET
-                if ["nodes", "pods", "persistentvolumes"].iter().any(|kind| path.ends_with(&format!("/{kind}"))) =>
+                if ["nodes", "pods", "persistentvolumes", "volumeattachments"]
+                    .iter()
+                    .any(|kind| path.ends_with(&format!("/{kind}"))) =>
             {
                 self.list(path.rsplit_once('/').unwrap().1)
             }
