@@ -76,16 +76,22 @@ impl FailoverArguments {
     }
 }
 
-type Scenario = fn(&Failovers) -> Result<()>;
-
 /// A failover by the supervisor that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(120);
 const WRITERS: [u32; 3] = [1, 32, 128];
 /// As the lab sets it, and as Kubernetes does.
 const FREQUENCIES: [&str; 2] = ["1s", "10s"];
 
-/// Those whose names do not begin as the others' do.
+type Scenario = fn(&Failovers) -> Result<()>;
+
+/// Its name does not begin as the others' do.
 const NODE_DRAIN: &str = "node-drain";
+/// Where nobody watches nodes there is nothing to see of these.
+const OF_SUPERVISOR: [(&str, Scenario); 3] = [
+    ("failover-node-deleted", deleted::is_failed_over_and_registers_again),
+    ("failover-opted-out", opted_out::stays_where_it_is),
+    (NODE_DRAIN, maintenance::node_drain),
+];
 
 /// One run of each fault, what is not failed over like others, and the controls.
 pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
@@ -99,12 +105,7 @@ pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
     for fault in Fault::ALL {
         report.test(&format!("failover-{}", fault.name()), || failovers.one(fault)?.ensure_held());
     }
-    let of_supervisor: [(&str, Scenario); 3] = [
-        ("failover-node-deleted", deleted::is_failed_over_and_registers_again),
-        ("failover-opted-out", opted_out::stays_where_it_is),
-        (NODE_DRAIN, maintenance::node_drain),
-    ];
-    for (name, scenario) in of_supervisor {
+    for (name, scenario) in OF_SUPERVISOR {
         match failovers.mover {
             Mover::Supervisor => report.test(name, || scenario(&failovers)),
             _ if report.wants(name) => report.skipped(name, "needs the supervisor"),
