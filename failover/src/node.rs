@@ -20,6 +20,8 @@ pub(crate) struct Node {
     pub(crate) suspicion: Option<Cause>,
     /// Which life was heard last when it was suspected.
     pub(crate) suspected_life: Option<Incarnation>,
+    /// The supervisor saw most of the nodes then; else the suspicion says nothing of the node.
+    pub(crate) is_suspected_in_sight: bool,
     /// And when it was said last.
     pub(crate) refusal: Option<(Refusal, u64)>,
     pub(crate) flaps: Count,
@@ -80,6 +82,7 @@ impl Node {
             class: Class::Excluded,
             suspicion: None,
             suspected_life: None,
+            is_suspected_in_sight: false,
             refusal: None,
             flaps: Count::default(),
             failovers: Count::default(),

@@ -147,6 +147,7 @@ impl Supervisor {
     fn suspect(&mut self, at: usize, cause: Option<Cause>) {
         let (window_ms, now_ms) = (self.config.flap_window_ms, self.now_ms);
         let is_new_here = self.watch_since_ms == now_ms;
+        let sees_most = self.sight_since_ms.is_some();
         let Some(node) = self.nodes.get_mut(at) else { return };
         if node.suspicion == cause {
             return;
@@ -155,12 +156,13 @@ impl Supervisor {
         let id = node.id.clone();
         let heard = node.heard.map(|heard| heard.incarnation);
         if before.is_none() {
-            node.suspected_life = heard;
+            (node.suspected_life, node.is_suspected_in_sight) = (heard, sees_most);
         }
         // One that is back in another life was gone.
         let is_same_life = node.suspected_life.is_none() || node.suspected_life == heard;
         let was_wrong = cause.is_none()
             && is_same_life
+            && node.is_suspected_in_sight
             && node.record.is_some_and(|record| !record.is_fenced)
             && node.case.is_none();
         let mut flaps = 0;

@@ -302,6 +302,22 @@ fn a_node_that_is_back_in_another_life_does_not_flap() {
 }
 
 #[test]
+fn a_supervisor_that_was_cut_off_does_not_hold_it_against_the_nodes() {
+    let mut lab = Lab::new(5, Config { given_up_ms: None, ..Config::default() });
+    lab.run(5_000);
+    for _ in 0..3 {
+        lab.nodes.iter_mut().skip(1).for_each(|node| node.is_silent = true);
+        lab.run(8_000);
+        lab.nodes.iter_mut().for_each(|node| node.is_silent = false);
+        lab.run(5_000);
+    }
+    assert!(fenced(&lab).is_empty());
+    lab.kill(4);
+    lab.run(3_500);
+    assert_eq!(fenced(&lab), ["fence 4"]);
+}
+
+#[test]
 fn old_news_of_the_orchestrator_fence_nobody() {
     let mut lab = Lab::new(5, Config { max_at_once: 1, ..Config::default() });
     lab.run(5_000);
