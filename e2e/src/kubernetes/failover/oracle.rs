@@ -48,8 +48,11 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen, promise: Promi
     let acks = subject.workload.acks()?;
     verdict.acked = acks.len();
     let old: Vec<u64> = starts.iter().filter(|start| start.uid == subject.old.uid).map(|start| start.epoch).collect();
-    verdict.last_ns = last_of(&acks, &old, seen.moments.fenced.unwrap_or(u64::MAX));
-    if let Some(fence_ns) = seen.moments.fenced {
+    let states = pool::states(&subject.directory)?;
+    let given_back = pool::given_back_at(&states, &subject.old.node);
+    let end_ns = seen.moments.fenced.or(given_back);
+    verdict.last_ns = last_of(&acks, &old, end_ns.unwrap_or(u64::MAX));
+    if let Some(fence_ns) = end_ns {
         (verdict.in_flight, verdict.late) = after_fence(&acks, &old, fence_ns);
         match promise {
             Promise::Stopped if verdict.late > 0 => {
@@ -75,10 +78,11 @@ pub(super) fn judge(space: &Room, subject: &Subject, seen: &Seen, promise: Promi
                 verdict.problems.push(format!("{} blocks of the old pod changed after the fence", verdict.late_blocks));
             }
         }
-        None if seen.moments.first.is_some() => verdict.problems.push("no fence was recorded".to_owned()),
+        None if seen.moments.first.is_some() && given_back.is_none() => {
+            verdict.problems.push("it moved, and neither a fence nor a release was recorded".to_owned());
+        }
         None => {}
     }
-    let states = pool::states(&subject.directory)?;
     verdict.note("holders", pool::ensure_one_holder(&states));
     if seen.moments.first.is_some() {
         // What was acknowledged into an orphan is lost, and is counted above.

@@ -101,10 +101,19 @@ pub(super) fn is_fenced(pool: &Path, node: &str) -> Result<bool> {
     Ok(latest.1 != "live")
 }
 
-/// When the holder of `epoch` was recorded as fenced: the earliest state that says so.
+/// When the holder of `epoch`, or its node in a later life, was recorded as fenced: the earliest state that says so.
 pub(super) fn fenced_at(states: &[State], epoch: u64) -> Option<u64> {
-    let is_it = |state: &&State| state.holder.as_ref().is_some_and(|held| held.epoch == epoch && held.is_fenced);
+    let is_it = |state: &&State| state.holder.as_ref().is_some_and(|held| held.epoch >= epoch && held.is_fenced);
     states.iter().find(is_it).map(|state| state.at_ns)
+}
+
+/// When the node gave the volume back without a fence, for the last time before another node had it: as one does that finds,
+/// in its next life, that nothing of the last one is left.
+pub(super) fn given_back_at(states: &[State], node: &str) -> Option<u64> {
+    let elsewhere = |state: &State| state.holder.as_ref().is_some_and(|held| held.node != node);
+    let before = states.iter().take_while(|state| !elsewhere(state)).collect::<Vec<_>>();
+    let free = before.into_iter().rev().take_while(|state| state.holder.is_none()).last();
+    free.filter(|_| states.iter().any(elsewhere)).map(|state| state.at_ns)
 }
 
 /// A volume passes to another holder only from one that has given it back, is fenced, or was the same node's earlier
@@ -221,6 +230,17 @@ mod tests {
         assert!(ensure_one_holder(&[one(true), one(false)]).is_err());
         assert!(ensure_one_holder(&[one(false), held(3, "one", "c", 2, false)]).is_ok());
         assert_eq!(fenced_at(&[one(false), one(true), two], 1), Some(2));
+    }
+
+    #[test]
+    fn what_a_node_gives_back_itself_needs_no_fence() {
+        let free = |generation| State { generation, at_ns: generation, holder: None };
+        let (one, again, two) =
+            (held(1, "one", "a", 1, false), held(3, "one", "b", 2, false), held(6, "two", "c", 3, false));
+        let moved = [one.clone(), free(2), again.clone(), free(4), free(5), two.clone()];
+        assert_eq!(given_back_at(&moved, "one"), Some(4));
+        assert_eq!(given_back_at(&[one.clone(), free(2)], "one"), None, "nobody else has it");
+        assert_eq!(given_back_at(&[one, free(2), again, two], "one"), None, "it was taken from the next life");
     }
 
     #[test]
