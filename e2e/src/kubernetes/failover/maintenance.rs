@@ -4,17 +4,16 @@
 use super::fault::Fault;
 use super::pool;
 use super::room::Room;
-use super::run::{pause_ms, victims};
+use super::run::victims;
 use super::watch::Subject;
-use super::workload::{Access, CLASS, Kind, Workload};
-use super::{Failovers, WRITERS, installed, oracle, said, stays};
+use super::workload::{CLASS, Kind};
+use super::{Failovers, installed, oracle, said, stays};
 use crate::failure::{Context, Result, ensure};
 use crate::kubernetes::node::Node;
 use std::time::{Duration, Instant};
 
 /// How long a node in maintenance is off. Another one is fenced within 3 s.
 const OFF: Duration = Duration::from_secs(15);
-const WRITING: Duration = Duration::from_millis(700);
 const ANNOTATION: &str = "hawser.dev/maintenance";
 
 pub(super) fn node_drain(failovers: &Failovers) -> Result<()> {
@@ -34,13 +33,7 @@ pub(super) fn node_drain(failovers: &Failovers) -> Result<()> {
 }
 
 fn in_room(room: &Room, node: &Node) -> Result<()> {
-    let writers = WRITERS[1];
-    let workload =
-        Workload::start(room, CLASS, Kind::StatefulSet, Access::Ext4, writers, pause_ms(writers), &node.name)?;
-    let subject = Subject::of(room, workload)?;
-    let placed = &subject.old.node;
-    ensure(*placed == node.name, || format!("{} was placed on {placed}, not on {}", subject.old.pod, node.name))?;
-    std::thread::sleep(WRITING);
+    let subject = stays::start(room, CLASS, Kind::StatefulSet, node)?;
     switched_off(room, &subject, node).context(|| "switched off in maintenance".to_owned())?;
     drained(room, &subject, node).context(|| "drained".to_owned())
 }

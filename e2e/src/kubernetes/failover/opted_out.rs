@@ -6,11 +6,11 @@ use super::fault::Fault;
 use super::oracle::{self, Promise};
 use super::pool;
 use super::room::{Room, pool_of};
-use super::run::{pause_ms, victims};
+use super::run::victims;
 use super::watch::{Subject, watch};
-use super::workload::{Access, CLASS, Kind, Workload};
-use super::{Failovers, LIMIT, WRITERS, installed, said, stays};
-use crate::failure::{Context, Result, ensure};
+use super::workload::{CLASS, Kind};
+use super::{Failovers, LIMIT, installed, said, stays};
+use crate::failure::{Context, Result};
 use crate::kubernetes::ground::DRIVER;
 use crate::kubernetes::node::Node;
 use serde_json::json;
@@ -22,7 +22,6 @@ const OPTED_OUT: &str = "hawser-failover-off";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Long after everything that was queued on the node was written or refused.
 const AFTER_RETURN: Duration = Duration::from_secs(2);
-const WRITING: Duration = Duration::from_millis(700);
 
 pub(super) fn stays_where_it_is(failovers: &Failovers) -> Result<()> {
     let lab = failovers.lab;
@@ -54,19 +53,9 @@ pub(super) fn stays_where_it_is(failovers: &Failovers) -> Result<()> {
 }
 
 fn in_room(room: &Room, node: &Node) -> Result<()> {
-    let staying = start(room, OPTED_OUT, Kind::StatefulSet, node)?;
+    let staying = stays::start(room, OPTED_OUT, Kind::StatefulSet, node)?;
     alone(room, &staying, node).context(|| "alone on its node".to_owned())?;
     beside_another(room, &staying, node).context(|| "beside a volume that moves".to_owned())
-}
-
-fn start(room: &Room, class: &str, kind: Kind, node: &Node) -> Result<Subject> {
-    let writers = WRITERS[1];
-    let workload = Workload::start(room, class, kind, Access::Ext4, writers, pause_ms(writers), &node.name)?;
-    let subject = Subject::of(room, workload)?;
-    let placed = &subject.old.node;
-    ensure(*placed == node.name, || format!("{} was placed on {placed}, not on {}", subject.old.pod, node.name))?;
-    std::thread::sleep(WRITING);
-    Ok(subject)
 }
 
 /// Nothing of the node moves, so it is not even fenced; why is said.
@@ -82,7 +71,7 @@ fn alone(room: &Room, staying: &Subject, node: &Node) -> Result<()> {
 
 /// The node is fenced for the other volume's sake, and the one that has opted out is cut off with it; yet nobody else gets it.
 fn beside_another(room: &Room, staying: &Subject, node: &Node) -> Result<()> {
-    let moving = start(room, CLASS, Kind::Deployment, node)?;
+    let moving = stays::start(room, CLASS, Kind::Deployment, node)?;
     let struck_ns = Fault::NodeKilled.strike(&[node])?;
     let seen = watch(room.lab, &room.name, std::slice::from_ref(&moving), LIMIT, &|| None)?;
     let seen = seen.first().ok_or("nothing was watched")?;

@@ -110,10 +110,9 @@ pub(super) fn fenced_at(states: &[State], epoch: u64) -> Option<u64> {
 /// When the node gave the volume back without a fence, for the last time before another node had it: as one does that finds,
 /// in its next life, that nothing of the last one is left.
 pub(super) fn given_back_at(states: &[State], node: &str) -> Option<u64> {
-    let elsewhere = |state: &State| state.holder.as_ref().is_some_and(|held| held.node != node);
-    let before = states.iter().take_while(|state| !elsewhere(state)).collect::<Vec<_>>();
-    let free = before.into_iter().rev().take_while(|state| state.holder.is_none()).last();
-    free.filter(|_| states.iter().any(elsewhere)).map(|state| state.at_ns)
+    let moved = states.iter().position(|state| state.holder.as_ref().is_some_and(|held| held.node != node))?;
+    let free = states.get(..moved)?.iter().rev().take_while(|state| state.holder.is_none()).last()?;
+    Some(free.at_ns)
 }
 
 /// A volume passes to another holder only from one that has given it back, is fenced, or was the same node's earlier

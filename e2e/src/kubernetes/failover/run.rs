@@ -62,7 +62,7 @@ pub(super) struct Outcomes {
 /// Long after everything that was queued when a node was frozen or cut off has been written or refused.
 const AFTER_MENDING: Duration = Duration::from_secs(2);
 /// How long the workload writes before the fault, and elsewhere before the node comes back.
-const WRITING: Duration = Duration::from_millis(700);
+pub(super) const WRITING: Duration = Duration::from_millis(700);
 /// Between two writes of one writer, for the writers of a pod together not to take all of the machine.
 pub(super) fn pause_ms(writers: u32) -> u64 {
     5 + u64::from(writers) / 4
@@ -156,12 +156,7 @@ impl Plan<'_> {
         }
         let mut subjects = Vec::new();
         for (workload, node) in started {
-            let subject = Subject::of(space, workload)?;
-            let placed = &subject.old.node;
-            ensure(*placed == node.name, || {
-                format!("{} was placed on {placed}, not on {}", subject.old.pod, node.name)
-            })?;
-            subjects.push(subject);
+            subjects.push(Subject::placed(space, workload, &node.name)?);
         }
         Ok(subjects)
     }

@@ -1,10 +1,13 @@
 //! A workload that nobody moves: it stays what it was while its node is lost, and goes on where it is once the node is back.
 
+use super::WRITERS;
 use super::mover::has_taint;
 use super::oracle;
 use super::pool;
 use super::room::{Room, pool_of};
+use super::run::{WRITING, pause_ms};
 use super::watch::Subject;
+use super::workload::{Access, Kind, Workload};
 use crate::failure::{Context, Result, ensure};
 use crate::kubernetes::node::Node;
 use serde_json::Value;
@@ -12,6 +15,15 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at what must not change.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// One that writes on the node.
+pub(super) fn start(room: &Room, class: &str, kind: Kind, node: &Node) -> Result<Subject> {
+    let writers = WRITERS[1];
+    let workload = Workload::start(room, class, kind, Access::Ext4, writers, pause_ms(writers), &node.name)?;
+    let subject = Subject::placed(room, workload, &node.name)?;
+    std::thread::sleep(WRITING);
+    Ok(subject)
+}
 
 /// Its pod and its volume are its node's for all this time, and nobody else's.
 pub(super) fn ensure_for(room: &Room, subject: &Subject, length: Duration) -> Result<()> {

@@ -6,7 +6,7 @@ use super::mover::has_taint;
 use super::pool::{self, Images};
 use super::room::{Room, pool_of};
 use super::workload::{Ack, Start, Workload};
-use crate::failure::Result;
+use crate::failure::{Result, ensure};
 use crate::kubernetes::Lab;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -120,6 +120,14 @@ impl Subject {
         let states = pool::states(&directory)?;
         let held = states.last().and_then(|state| state.holder.clone()).ok_or("a volume in use has no holder")?;
         Ok(Self { workload, old, volume, directory, epoch: held.epoch })
+    }
+
+    /// As [`Subject::of`]; an error unless it is where it was to start.
+    pub(super) fn placed(space: &Room, workload: Workload, node: &str) -> Result<Self> {
+        let subject = Self::of(space, workload)?;
+        let placed = &subject.old.node;
+        ensure(placed == node, || format!("{} was placed on {placed}, not on {node}", subject.old.pod))?;
+        Ok(subject)
     }
 
     /// What the writers of the old pod have on the volume, wherever a fence put it.
