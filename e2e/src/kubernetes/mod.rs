@@ -218,6 +218,7 @@ impl Lab {
     fn start(place: Place, tools: &Tools, hawser: &Path, chart: &Path) -> Result<Self> {
         let began = Instant::now();
         let step = |what: &str| println!("time: {what}: {:.1} s after the start", began.elapsed().as_secs_f64());
+        place.join_control_plane()?;
         place.mount_file_systems()?;
         network::create()?;
         // Images are made while the control plane starts.

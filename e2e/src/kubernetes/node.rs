@@ -12,7 +12,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) struct Node {
     pub(super) name: String,
@@ -23,6 +23,7 @@ pub(super) struct Node {
     /// Where the images are that it starts with.
     place: PathBuf,
     freezer: PathBuf,
+    processors: PathBuf,
     cgroups: Vec<PathBuf>,
     kubelet: Vec<String>,
     running: Mutex<Option<Running>>,
@@ -38,8 +39,8 @@ struct Running {
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const START_LIMIT: Duration = Duration::from_secs(90);
-/// A process that waits for its disk is frozen once it has it.
-const FREEZE_LIMIT: Duration = Duration::from_secs(20);
+/// A process that waits for its disk is frozen once it has it. Less than it takes until a node is taken for lost.
+const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// A volume is mounted only after the node's status names it, and detached only after it no longer does. The default of
 /// 10 s would be most of the time of every scenario.
 const STATUS_FREQUENCY: &str = "1s";
@@ -57,8 +58,8 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 touch "$2/ready"
 while :; do sleep 1000 & wait; done"#;
 
-/// Joins a cgroup before it becomes the program, so that everything it starts is in it.
-const JOIN: &str = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+/// Joins two cgroups before it becomes the program, so that everything it starts is in them.
+const JOIN: &str = r#"echo $$ > "$0/cgroup.procs" && echo $$ > "$1/cgroup.procs" && shift && exec "$@""#;
 
 /// As a service manager does. A kubelet ends when it finds its containerd still starting.
 const SUPERVISE: &str = r#"while :; do "$@"; sleep 0.3; done"#;
@@ -95,6 +96,7 @@ impl Node {
             pool: place.pool_of(name),
             place: place.root().to_owned(),
             freezer: place.freezer(name),
+            processors: place.processors(name),
             cgroups: place.cgroups(name)?,
             running: Mutex::new(None),
         })
@@ -130,10 +132,14 @@ impl Node {
         Daemon::start(&format!("{program}-{}", self.name), self.join(&supervised), &self.logs)
     }
 
-    /// The command in the node's cgroup of the freezer, where containers have theirs below it.
+    /// The command in the node's cgroups of the freezer and of processor time, where containers have theirs below them.
     fn join(&self, command: &Command) -> Command {
         let mut join = Command::new("sh");
-        join.args(["-c", JOIN]).arg(&self.freezer).arg(command.get_program()).args(command.get_args());
+        join.args(["-c", JOIN])
+            .arg(&self.freezer)
+            .arg(&self.processors)
+            .arg(command.get_program())
+            .args(command.get_args());
         join
     }
 
@@ -142,13 +148,22 @@ impl Node {
     }
 
     /// Stops every process of it, those of containers too, where they are. The kernel still writes what they wrote.
-    pub(super) fn freeze(&self) -> Result<()> {
+    ///
+    /// False when one of them cannot be stopped, and then all go on: a process of several threads that starts a program waits
+    /// for its other threads to end, which they do not once they are frozen.
+    pub(super) fn freeze(&self) -> Result<bool> {
         let state = self.freezer.join("freezer.state");
         std::fs::write(&state, "FROZEN").context(|| format!("freezing {}", self.name))?;
-        wait_until(&format!("{} frozen", self.name), FREEZE_LIMIT, || {
-            let is = std::fs::read_to_string(&state)?;
-            Ok(if is.trim() == "FROZEN" { Ok(()) } else { Err(is) })
-        })
+        let began = Instant::now();
+        loop {
+            if std::fs::read_to_string(&state)?.trim() == "FROZEN" {
+                return Ok(true);
+            }
+            if began.elapsed() > FREEZE_LIMIT {
+                return self.thaw().map(|()| false);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub(super) fn thaw(&self) -> Result<()> {

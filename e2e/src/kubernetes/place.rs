@@ -34,9 +34,13 @@ const LOCK: &str = "lock";
 const PREFIX: &str = "hawser-kubernetes-";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const FREEZER: &str = "/sys/fs/cgroup/freezer";
-/// All pods of all nodes together weigh as much as so many ordinary processes of the machine, for 1024 each; with the default they would
+const CPU: &str = "/sys/fs/cgroup/cpu";
+/// All of the lab weighs as much as so many ordinary processes of the machine, for 1024 each; with the default it would
 /// weigh as much as one.
 const CPU_SHARES: &str = "32768";
+/// Each node has 1024 of the lab's. Elsewhere a control plane has processors of its own, which busy nodes cannot take.
+const CONTROL_PLANE_SHARES: &str = "8192";
+const CONTROL_PLANE: &str = "control-plane";
 /// The xfs for what the nodes keep, where images are cloned for each of them. All file systems are in sparse files.
 const NODES_FILE_SYSTEM: (&str, u64) = ("nodes", 32 << 30);
 const POOL: &str = "pool";
@@ -185,14 +189,13 @@ impl Place {
         Ok(format!("/{path}"))
     }
 
-    /// Lets all pods together weigh no more than the rest of the machine. A busy node is a machine of its own and takes no
-    /// processor from the control plane, which here it would.
-    pub(super) fn weigh_as_one(&self) -> Result<()> {
-        for hierarchy in hierarchies()? {
-            let shares = hierarchy.join(self.cgroup()).join("cpu.shares");
-            if shares.exists() {
-                std::fs::write(&shares, "1024").context(|| shares.display().to_string())?;
-            }
+    /// Takes this process, and all that it starts from now on, to the cgroup of the control plane.
+    pub(super) fn join_control_plane(&self) -> Result<()> {
+        self.create_cgroup(CONTROL_PLANE)?;
+        let cgroup = Path::new(CPU).join(self.cgroup()).join(CONTROL_PLANE);
+        for (file, value) in [("cpu.shares", CONTROL_PLANE_SHARES), ("cgroup.procs", "0")] {
+            let file = cgroup.join(file);
+            std::fs::write(&file, value).context(|| file.display().to_string())?;
         }
         Ok(())
     }
@@ -200,6 +203,11 @@ impl Place {
     /// In the freezer's hierarchy, the cgroup that [`Place::create_cgroup`] made.
     pub(super) fn freezer(&self, name: &str) -> PathBuf {
         Path::new(FREEZER).join(self.cgroup()).join(name)
+    }
+
+    /// The same in the hierarchy of processor time.
+    pub(super) fn processors(&self, name: &str) -> PathBuf {
+        Path::new(CPU).join(self.cgroup()).join(name)
     }
 
     /// The same cgroup in every hierarchy, version 2 too, where runc makes some.

@@ -2,7 +2,7 @@
 
 use super::clock::now_ns;
 use super::installed;
-use crate::failure::Result;
+use crate::failure::{Result, ensure};
 use crate::kubernetes::Lab;
 use crate::kubernetes::node::Node;
 use crate::lab::kernel::program;
@@ -37,6 +37,9 @@ pub(super) struct Acts(pub(super) Vec<(String, u64)>);
 const UNTIL_KILLED_MS: u64 = 3000;
 const UNTIL_BACK_MS: (u64, u64) = (500, 2500);
 const UNTIL_KILLED_AGAIN_MS: u64 = 2000;
+const FREEZE_TRIES: usize = 5;
+/// Its heartbeats are regular again by then.
+const BEFORE_FROZEN_AGAIN: Duration = Duration::from_secs(2);
 
 impl Fault {
     /// What the bench runs unless it is told otherwise.
@@ -69,10 +72,18 @@ impl Fault {
 
     /// When it began.
     pub(super) fn strike(self, victims: &[&Node]) -> Result<u64> {
-        let began = now_ns()?;
+        let mut began = now_ns()?;
         for node in victims {
             match self {
-                Self::NodeFrozen => node.freeze()?,
+                Self::NodeFrozen => {
+                    let mut tries = 1;
+                    while !node.freeze()? {
+                        ensure(tries < FREEZE_TRIES, || format!("{} cannot be frozen", node.name))?;
+                        tries += 1;
+                        std::thread::sleep(BEFORE_FROZEN_AGAIN);
+                        began = now_ns()?;
+                    }
+                }
                 Self::ControlCut => node.cut()?,
                 Self::KubeletDead => node.kill_kubelet()?,
                 Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice | Self::NodeDeleted => {

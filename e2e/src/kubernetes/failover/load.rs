@@ -43,7 +43,6 @@ pub(super) fn load(failovers: &Failovers, length: Duration) -> Result<()> {
         let start = workload.wait_writing(&space)?;
         ensure(start.node == node, || format!("{} was placed on {}, not on {node}", start.pod, start.node))?;
     }
-    lab.place.weigh_as_one()?;
     let (before, began, restarts) = (now_ns()?, Instant::now(), installed::restarts(lab)?);
     let acked_before: usize = writing.iter().map(Workload::count).sum();
     for name in ["busy", "memory"] {

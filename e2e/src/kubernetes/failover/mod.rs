@@ -35,7 +35,7 @@ use crate::report::Report;
 use fault::Fault;
 use mover::Mover;
 use run::{Inspect, Outcomes, Plan};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 #[derive(clap::Args)]
@@ -145,6 +145,8 @@ struct Failovers<'a> {
     ground: &'a Ground<'a>,
     mover: Mover,
     number: Cell<usize>,
+    /// The fault of each run so far.
+    faults: RefCell<Vec<Fault>>,
     is_fork_only: Cell<bool>,
 }
 
@@ -162,7 +164,14 @@ impl<'a> Failovers<'a> {
     fn with_nodes_as_they_are(lab: &'a Lab, ground: &'a Ground<'a>, by_hand: bool) -> Result<Self> {
         let mover = if !by_hand && installed::has_supervisor(lab)? { Mover::Supervisor } else { Mover::ByHand };
         println!("failovers: {}", mover.name());
-        Ok(Self { lab, ground, mover, number: Cell::new(0), is_fork_only: Cell::new(false) })
+        Ok(Self {
+            lab,
+            ground,
+            mover,
+            number: Cell::new(0),
+            faults: RefCell::default(),
+            is_fork_only: Cell::new(false),
+        })
     }
 
     fn one(&self, fault: Fault) -> Result<Outcomes> {
@@ -171,20 +180,29 @@ impl<'a> Failovers<'a> {
 
     fn run(&self, fault: Fault, mover: Mover, status_frequency: &str, limit: Duration) -> Result<Outcomes> {
         let number = self.number.replace(self.number.get() + 1);
-        let writers = WRITERS[number % WRITERS.len()];
+        let turn = self.turn(fault);
         let plan = Plan {
             lab: self.lab,
             ground: self.ground,
             fault,
             mover,
             number,
-            writers,
+            turn,
+            writers: WRITERS[turn % WRITERS.len()],
             limit,
             status_frequency,
             is_fork_only: self.is_fork_only.get(),
             inspect: None,
         };
         self.run_plan(&plan)
+    }
+
+    /// Grows with each run of a fault, however many other faults are between them, and is not alike for all faults: what
+    /// a run has of several goes by it.
+    fn turn(&self, fault: Fault) -> usize {
+        let mut faults = self.faults.borrow_mut();
+        faults.push(fault);
+        fault as usize + faults.iter().filter(|earlier| **earlier == fault).count()
     }
 
     /// A failover, with a look at each workload once it has moved.
@@ -196,6 +214,7 @@ impl<'a> Failovers<'a> {
             fault: Fault::NodeKilled,
             mover: self.mover,
             number,
+            turn: number,
             writers: WRITERS[1],
             limit: LIMIT,
             status_frequency: FREQUENCIES[0],
@@ -216,6 +235,7 @@ impl<'a> Failovers<'a> {
                     "fault": fault.name(),
                     "mover": mover.name(),
                     "status_frequency": status_frequency,
+                    "attach_by_nodes": !self.lab.place.attaches_by_controller(),
                     "failure": failure.to_string(),
                 });
                 println!("failover: {line}");

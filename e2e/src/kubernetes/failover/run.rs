@@ -25,8 +25,10 @@ pub(super) struct Plan<'a> {
     pub(super) ground: &'a Ground<'a>,
     pub(super) fault: Fault,
     pub(super) mover: Mover,
-    /// Of all runs in this cluster; names its namespace, and chooses nodes, writers and kinds of volumes.
+    /// Of all runs in this cluster; names its namespace, and chooses nodes.
     pub(super) number: usize,
+    /// Chooses writers and kinds of volumes.
+    pub(super) turn: usize,
     pub(super) writers: u32,
     /// How long the workload may take until it writes elsewhere.
     pub(super) limit: Duration,
@@ -146,7 +148,7 @@ impl Plan<'_> {
     /// One workload of each kind, on one node, or with two nodes on one each. Which of them has a raw volume takes turns.
     fn subjects(&self, space: &Room, victims: &[&Node]) -> Result<Vec<Subject>> {
         let accesses =
-            if self.number.is_multiple_of(2) { [Access::Ext4, Access::Block] } else { [Access::Block, Access::Ext4] };
+            if self.turn.is_multiple_of(2) { [Access::Ext4, Access::Block] } else { [Access::Block, Access::Ext4] };
         let mut started = Vec::new();
         for (index, (kind, access)) in Kind::ALL.into_iter().zip(accesses).enumerate() {
             let node = victims.get(index % victims.len()).ok_or("no node is to fail")?;
