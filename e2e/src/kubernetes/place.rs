@@ -192,7 +192,7 @@ impl Place {
     /// Takes this process, and all that it starts from now on, to the cgroup of the control plane.
     pub(super) fn join_control_plane(&self) -> Result<()> {
         self.create_cgroup(CONTROL_PLANE)?;
-        let cgroup = Path::new(CPU).join(self.cgroup()).join(CONTROL_PLANE);
+        let cgroup = self.processors(CONTROL_PLANE);
         for (file, value) in [("cpu.shares", CONTROL_PLANE_SHARES), ("cgroup.procs", "0")] {
             let file = cgroup.join(file);
             std::fs::write(&file, value).context(|| file.display().to_string())?;

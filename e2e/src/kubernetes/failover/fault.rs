@@ -2,7 +2,7 @@
 
 use super::clock::now_ns;
 use super::installed;
-use crate::failure::{Result, ensure};
+use crate::failure::Result;
 use crate::kubernetes::Lab;
 use crate::kubernetes::node::Node;
 use crate::lab::kernel::program;
@@ -75,15 +75,7 @@ impl Fault {
         let mut began = now_ns()?;
         for node in victims {
             match self {
-                Self::NodeFrozen => {
-                    let mut tries = 1;
-                    while !node.freeze()? {
-                        ensure(tries < FREEZE_TRIES, || format!("{} cannot be frozen", node.name))?;
-                        tries += 1;
-                        std::thread::sleep(BEFORE_FROZEN_AGAIN);
-                        began = now_ns()?;
-                    }
-                }
+                Self::NodeFrozen => began = freeze(node)?,
                 Self::ControlCut => node.cut()?,
                 Self::KubeletDead => node.kill_kubelet()?,
                 Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice | Self::NodeDeleted => {
@@ -146,6 +138,18 @@ impl Acts {
         self.0.push((what.to_owned(), now_ns()?));
         Ok(())
     }
+}
+
+/// When it began, of the try that succeeded.
+fn freeze(node: &Node) -> Result<u64> {
+    for _ in 0..FREEZE_TRIES {
+        let began = now_ns()?;
+        if node.freeze()? {
+            return Ok(began);
+        }
+        std::thread::sleep(BEFORE_FROZEN_AGAIN);
+    }
+    Err(format!("{} cannot be frozen", node.name).into())
 }
 
 /// Kills the process of the controller that leads, or of any; the node that it was on.

@@ -179,22 +179,9 @@ impl<'a> Failovers<'a> {
     }
 
     fn run(&self, fault: Fault, mover: Mover, status_frequency: &str, limit: Duration) -> Result<Outcomes> {
-        let number = self.number.replace(self.number.get() + 1);
         let turn = self.turn(fault);
-        let plan = Plan {
-            lab: self.lab,
-            ground: self.ground,
-            fault,
-            mover,
-            number,
-            turn,
-            writers: WRITERS[turn % WRITERS.len()],
-            limit,
-            status_frequency,
-            is_fork_only: self.is_fork_only.get(),
-            inspect: None,
-        };
-        self.run_plan(&plan)
+        let writers = WRITERS[turn % WRITERS.len()];
+        self.run_plan(&Plan { mover, turn, writers, limit, status_frequency, ..self.plan(fault) })
     }
 
     /// Grows with each run of a fault, however many other faults are between them, and is not alike for all faults: what
@@ -207,11 +194,16 @@ impl<'a> Failovers<'a> {
 
     /// A failover, with a look at each workload once it has moved.
     fn inspect(&self, inspect: &Inspect) -> Result<Outcomes> {
+        self.run_plan(&Plan { inspect: Some(inspect), ..self.plan(Fault::NodeKilled) })
+    }
+
+    /// The next run in this cluster.
+    fn plan(&self, fault: Fault) -> Plan<'_> {
         let number = self.number.replace(self.number.get() + 1);
-        let plan = Plan {
+        Plan {
             lab: self.lab,
             ground: self.ground,
-            fault: Fault::NodeKilled,
+            fault,
             mover: self.mover,
             number,
             turn: number,
@@ -219,9 +211,8 @@ impl<'a> Failovers<'a> {
             limit: LIMIT,
             status_frequency: FREQUENCIES[0],
             is_fork_only: self.is_fork_only.get(),
-            inspect: Some(inspect),
-        };
-        self.run_plan(&plan)
+            inspect: None,
+        }
     }
 
     fn run_plan(&self, plan: &Plan) -> Result<Outcomes> {
