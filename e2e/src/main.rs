@@ -47,6 +47,9 @@ struct Arguments {
     /// Only tests whose name contains this.
     #[arg(long, global = true)]
     filter: Option<String>,
+    /// No tests whose name contains this (repeatable).
+    #[arg(long, global = true, value_name = "FILTER")]
+    except: Vec<String>,
     #[command(subcommand)]
     suite: Suite,
 }
@@ -112,7 +115,7 @@ fn main() -> ExitCode {
     if !kubernetes::is_inside() && std::env::var_os(INSIDE).is_none() && can_enter_namespace() {
         return enter_namespace();
     }
-    let report = Report::new(arguments.filter.clone());
+    let report = Report::new(arguments.filter.clone(), arguments.except.clone());
     let hawser = &arguments.hawser;
     let ended = match &arguments.suite {
         Suite::Sanity { csi_sanity } => sanity::suite(&report, hawser, csi_sanity),

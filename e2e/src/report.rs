@@ -7,16 +7,18 @@ use std::time::Instant;
 
 pub(crate) struct Report {
     filter: Option<String>,
+    except: Vec<String>,
     has_failed: AtomicBool,
 }
 
 impl Report {
-    pub(crate) fn new(filter: Option<String>) -> Self {
-        Self { filter, has_failed: AtomicBool::new(false) }
+    pub(crate) fn new(filter: Option<String>, except: Vec<String>) -> Self {
+        Self { filter, except, has_failed: AtomicBool::new(false) }
     }
 
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+        let contains = |part: &String| name.contains(part.as_str());
+        self.filter.as_ref().is_none_or(contains) && !self.except.iter().any(contains)
     }
 
     /// Whether some test whose name begins so may be wanted.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(25 * 60);
 
+#[derive(Clone)]
 pub(crate) struct Binaries {
     pub(crate) hawser: PathBuf,
     pub(crate) e2e: PathBuf,

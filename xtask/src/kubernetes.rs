@@ -1,7 +1,7 @@
 //! `cargo xtask e2e kubernetes`: a real Kubernetes on this machine (docs/kubernetes-lab.md), and what it is made of.
 //!
-//! Its programs are built from their Go modules, which e2e/tools pins, once into the cache. That takes long; nothing of it
-//! is part of `cargo xtask test`.
+//! Its programs are built from their Go modules, which e2e/tools pins, once into the cache. That takes long. The failovers
+//! are a step of `cargo xtask test`.
 
 use crate::binaries::Binaries;
 use crate::counts::{Counts, count_line};
@@ -120,7 +120,8 @@ pub(crate) fn end_to_end(arguments: &EndToEndArguments) -> Result<bool, String> 
     if let (Some(chart), Some(kubeconfig), Some(tools)) = (&arguments.install, &kubeconfig, &tools) {
         install_chart(tools, chart, &arguments.set, kubeconfig, &mut log)?;
     }
-    let lab = Lab { binaries: arguments.binaries.clone(), logs: "kubernetes" };
+    let lab =
+        Lab { binaries: arguments.binaries.as_deref().map(Binaries::in_directory).transpose()?, logs: "kubernetes" };
     let mut command = match &tools {
         None => lab.command(&workspace, &mut log)?,
         Some(tools) => lab.command_with(tools, &workspace, &mut log)?,
@@ -168,17 +169,27 @@ pub(crate) fn end_to_end(arguments: &EndToEndArguments) -> Result<bool, String> 
 
 /// What `e2e kubernetes` needs.
 pub(crate) struct Lab {
-    /// Where `hawser` and `e2e` are; else they are built.
-    pub(crate) binaries: Option<PathBuf>,
+    /// Built before; else they are built now.
+    pub(crate) binaries: Option<Binaries>,
     /// The directory of the components' logs, below that of xtask.
     pub(crate) logs: &'static str,
 }
 
 impl Lab {
+    /// Why there can be none on this machine.
+    pub(crate) fn lacking() -> Option<&'static str> {
+        if !install::is_root() {
+            return Some("namespaces, mounts and loop devices need root");
+        }
+        // A node is frozen by the one and weighed by the other.
+        let has = |controller: &str| Path::new("/sys/fs/cgroup").join(controller).join("cgroup.procs").is_file();
+        if has("freezer") && has("cpu") { None } else { Some("there are no cgroups of version 1 for freezer and cpu") }
+    }
+
     /// The command, with everything that it needs installed and built.
     pub(crate) fn command(&self, workspace: &Workspace, log: &mut Log) -> Result<Command, String> {
-        if !install::is_root() {
-            return Err("namespaces, mounts and loop devices need root".to_owned());
+        if let Some(lacking) = Self::lacking() {
+            return Err(lacking.to_owned());
         }
         install_packages(log)?;
         self.command_with(&tools(workspace, log)?, workspace, log)
@@ -187,7 +198,7 @@ impl Lab {
     /// With these tools, in whichever cluster.
     fn command_with(&self, tools: &[PathBuf], workspace: &Workspace, log: &mut Log) -> Result<Command, String> {
         let binaries = match &self.binaries {
-            Some(directory) => Binaries::in_directory(directory)?,
+            Some(binaries) => binaries.clone(),
             None => Binaries::build(workspace, log)?,
         };
         let mut command = Command::new(&binaries.e2e);

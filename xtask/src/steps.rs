@@ -5,6 +5,7 @@ use crate::binaries::Binaries;
 use crate::chart;
 use crate::counts::{Counts, count_line};
 use crate::install::{self, Tools};
+use crate::kubernetes::Lab;
 use crate::libtest::LibtestReader;
 use crate::process::{self, Log};
 use crate::tidy;
@@ -136,6 +137,12 @@ const STEPS: &[Step] = &[
         run: demo,
     },
     Step {
+        name: "kubernetes",
+        about: "a real Kubernetes on this machine: the chart, volumes, each fault once, and the controls",
+        needs: &["install", "build"],
+        run: kubernetes,
+    },
+    Step {
         name: "bench",
         about: "the measuring tools, on few samples: that they work, not how fast anything is",
         needs: &["build"],
@@ -149,7 +156,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) fn test(arguments: &TestArguments) -> Result<bool, String> {
     if arguments.list {
         for step in STEPS {
-            println!("{:<10}{}", step.name, step.about);
+            println!("{:<12}{}", step.name, step.about);
         }
         return Ok(true);
     }
@@ -167,7 +174,7 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<bool, String> {
         };
         let seconds = started.elapsed().as_secs_f64();
         let verdict = if counts.failures.is_empty() { "ok" } else { "FAILED" };
-        println!("{:<10}{verdict:<8}{:<40}{seconds:>7.1} s", step.name, counts.summary());
+        println!("{:<12}{verdict:<8}{:<40}{seconds:>7.1} s", step.name, counts.summary());
         for failure in &counts.failures {
             println!("    {failure}");
         }
@@ -343,6 +350,32 @@ fn demo(session: &mut Session, log: &mut Log) -> Counts {
 fn chart(session: &mut Session, log: &mut Log) -> Counts {
     let Some(Binaries { hawser, .. }) = &session.binaries else { return Counts::fail("the binary is not there") };
     chart::check(&session.workspace, false, Some(hawser), log)
+}
+
+fn kubernetes(session: &mut Session, log: &mut Log) -> Counts {
+    /// Where the components' logs are, and what is run.
+    const LABS: [(&str, &[&str]); 2] = [
+        // Not those that take minutes each, and not those of the other lab.
+        ("kubernetes", &["--except", "hundred-pods", "--except", "controller-killed", "--except", "local-"]),
+        ("kubernetes-local-pools", &["--local-pools", "--filter", "local-"]),
+    ];
+    let Some(binaries) = &session.binaries else { return Counts::fail("the binaries are not there") };
+    if let Some(lacking) = Lab::lacking() {
+        return Counts { skipped: vec![format!("kubernetes: {lacking}")], ..Counts::default() };
+    }
+    let mut counts = Counts::default();
+    for (logs, arguments) in LABS {
+        let lab = Lab { binaries: Some(binaries.clone()), logs };
+        match lab.command(&session.workspace, log) {
+            Ok(mut command) => counts.add(counted(command.args(arguments), log, 25 * MINUTE)),
+            // It would be missing in the next one, too.
+            Err(error) => {
+                counts.failures.push(error);
+                break;
+            }
+        }
+    }
+    counts
 }
 
 fn bench(session: &mut Session, log: &mut Log) -> Counts {

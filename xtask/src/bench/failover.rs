@@ -4,6 +4,7 @@ mod load;
 mod phases;
 mod table;
 
+use crate::binaries::Binaries;
 use crate::kubernetes::{self, Lab};
 use crate::process::{self, Log};
 use crate::workspace::Workspace;
@@ -74,7 +75,10 @@ pub(crate) fn failover(arguments: &FailoverArguments) -> Result<bool, String> {
     }
     let workspace = Workspace::load()?;
     let mut log = Log::create(&workspace.log_directory(), "failover")?;
-    let lab = Lab { binaries: arguments.binaries.clone(), logs: "failover/components" };
+    let lab = Lab {
+        binaries: arguments.binaries.as_deref().map(Binaries::in_directory).transpose()?,
+        logs: "failover/components",
+    };
     let mut command = lab.command(&workspace, &mut log)?;
     match arguments.load {
         Some(seconds) => command.arg("--load").arg(seconds.to_string()),
