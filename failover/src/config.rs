@@ -60,7 +60,7 @@ impl Default for Config {
             heartbeat_ms: 400,
             late_ms: 1_250,
             suspect_ms: 2_500,
-            isolated_ms: Some(5_000),
+            isolated_ms: Some(3_500),
             unwitnessed_ms: None,
             given_up_ms: Some(2_000),
             storage_stale_ms: 2_000,

@@ -1,9 +1,10 @@
 //! hawser in the cluster, with what the cluster needs for it.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, has_condition};
 use super::ground::DRIVER;
 use super::place::{Place, Pools};
 use super::process::Daemon;
+use super::space::name_of;
 use super::{NODES, Tools, snapshot_metadata};
 use crate::failure::{Context, Result, ensure};
 use crate::lab::entries;
@@ -12,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const NAMESPACE: &str = "hawser";
+pub(super) const PODS: &str = "/api/v1/namespaces/hawser/pods";
 const VALUES: &str = include_str!("manifests/values.yaml");
 const START_LIMIT: Duration = Duration::from_secs(240);
 
@@ -47,7 +49,7 @@ impl Release {
     pub(super) fn uninstall(&self, cluster: &Cluster) -> Result<()> {
         run(self.command("uninstall"))?;
         cluster.wait("hawser's pods gone", START_LIMIT, || {
-            let left = cluster.list("/api/v1/namespaces/hawser/pods")?;
+            let left = cluster.list(PODS)?;
             Ok(if left.is_empty() { Ok(()) } else { Err(pods(cluster)) })
         })
     }
@@ -68,21 +70,36 @@ impl Release {
     }
 
     fn wait(&self, cluster: &Cluster) -> Result<()> {
-        cluster.wait("hawser's controllers", START_LIMIT, || {
-            let controller = cluster.get("/apis/apps/v1/namespaces/hawser/deployments/hawser-controller")?;
-            let is_ready = controller["status"]["readyReplicas"] == controller["spec"]["replicas"];
-            Ok(if is_ready { Ok(()) } else { Err(pods(cluster)) })
-        })?;
-        for node in NODES {
-            cluster.wait(&format!("hawser on {node}"), START_LIMIT, || {
-                let drivers = cluster.find(&format!("/apis/storage.k8s.io/v1/csinodes/{node}"))?;
-                let drivers = drivers.map(|object| object["spec"]["drivers"].clone()).unwrap_or_default();
-                let is_there = drivers.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == DRIVER));
-                Ok(if is_there { Ok(()) } else { Err(pods(cluster)) })
-            })?;
-        }
-        Ok(())
+        cluster.wait("hawser on all nodes", START_LIMIT, || {
+            Ok(unready(cluster, &NODES)?.map_or(Ok(()), |what| Err(format!("{what}; {}", pods(cluster)))))
+        })
     }
+}
+
+/// What of hawser is not as it is to be: its controllers, its pods, and the driver on these nodes.
+pub(super) fn unready(cluster: &Cluster, nodes: &[&str]) -> Result<Option<String>> {
+    let controller = cluster.get("/apis/apps/v1/namespaces/hawser/deployments/hawser-controller")?;
+    if controller["status"]["readyReplicas"] != controller["spec"]["replicas"] {
+        return Ok(Some("not all controllers are ready".to_owned()));
+    }
+    let pods = cluster.list(PODS)?;
+    let waits =
+        pods.iter().filter(|pod| !has_condition(pod, "Ready") || !pod["metadata"]["deletionTimestamp"].is_null());
+    let waits: Vec<&str> = waits.map(name_of).collect();
+    if !waits.is_empty() {
+        return Ok(Some(format!("not ready: {}", waits.join(", "))));
+    }
+    for node in nodes {
+        if !pods.iter().any(|pod| pod["spec"]["nodeName"] == *node && name_of(pod).contains("-node-")) {
+            return Ok(Some(format!("no node pod on {node}")));
+        }
+        let drivers = cluster.find(&format!("/apis/storage.k8s.io/v1/csinodes/{node}"))?.unwrap_or_default();
+        let drivers = drivers["spec"]["drivers"].as_array().cloned().unwrap_or_default();
+        if !drivers.iter().any(|driver| driver["name"] == DRIVER) {
+            return Ok(Some(format!("no driver is registered on {node}")));
+        }
+    }
+    Ok(None)
 }
 
 fn run(mut helm: Command) -> Result<()> {
@@ -130,7 +147,7 @@ pub(super) fn install(
 
 /// What hawser's pods are at.
 fn pods(cluster: &Cluster) -> String {
-    let pods = cluster.list("/api/v1/namespaces/hawser/pods").unwrap_or_default();
+    let pods = cluster.list(PODS).unwrap_or_default();
     let states = pods.iter().map(|pod| {
         let containers = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
         let waiting = containers.iter().filter(|container| container["ready"] != true);

@@ -20,7 +20,7 @@ pub(crate) struct FailoverArguments {
     /// Runs of each fault; each has a StatefulSet and a Deployment.
     #[arg(long, default_value_t = 30)]
     runs: usize,
-    /// Only these: node-killed, node-frozen, control-cut, kubelet-dead, supervisor-killed, two-nodes, reboot-twice; and node-deleted, which is run only when it is named.
+    /// Only these: node-killed, node-frozen, control-cut, kubelet-dead, supervisor-killed, two-nodes, reboot-twice; and node-deleted and driver-stopped, which are run only when they are named.
     #[arg(long, value_delimiter = ',', value_name = "FAULT")]
     faults: Vec<String>,
     /// Runs of node-killed with the supervisor off, each of which takes as long as --stock-limit says.

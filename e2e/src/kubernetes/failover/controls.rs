@@ -10,24 +10,25 @@ use crate::report::Report;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Without a fence nobody gets the volume, however long one waits; a failover by hand takes a third of this.
-const NEVER: Duration = Duration::from_secs(10);
+/// Without a fence nobody gets the volume, however long one waits; a failover takes a third of this.
+const NEVER: Duration = Duration::from_secs(20);
 
 pub(super) fn all(report: &Report, failovers: &Failovers) {
     report.test("failover-control-without-fence-is-caught", || without_fence(failovers));
     report.test("failover-control-tampered-ledger-is-caught", || tampered(failovers));
 }
 
-/// A node that goes on writing after a fence that did nothing: its late acks and its late blocks are both seen.
+/// A node that goes on writing after a fence that did nothing: its late acks and its late blocks are both seen. Its driver
+/// stands still, which would otherwise see the record of the fence and shut the file systems down itself.
 fn without_fence(failovers: &Failovers) -> Result<()> {
     let has_switch = failovers.mover == Mover::Supervisor;
-    let (mover, limit) = if has_switch {
+    let mover = if has_switch {
         installed::set_fences(failovers.lab, false)?;
-        (Mover::Supervisor, super::LIMIT)
+        Mover::Supervisor
     } else {
-        (Mover::ByHandWithoutFence, NEVER)
+        Mover::ByHandWithoutFence
     };
-    let ran = failovers.run(Fault::ControlCut, mover, FREQUENCIES[0], limit);
+    let ran = failovers.run(Fault::DriverStopped, mover, FREQUENCIES[0], NEVER);
     if has_switch {
         installed::set_fences(failovers.lab, true)?;
     }

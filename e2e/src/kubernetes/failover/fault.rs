@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     RebootTwice,
     /// The node is killed, and its object deleted: nothing is left of it that a taint could be on.
     NodeDeleted,
+    /// As [`Fault::ControlCut`], and the driver stands still: pods go on, and nobody on the node notices what is done to it.
+    DriverStopped,
 }
 
 /// What was done when.
@@ -37,12 +39,13 @@ pub(super) struct Acts(pub(super) Vec<(String, u64)>);
 const UNTIL_KILLED_MS: u64 = 3000;
 const UNTIL_BACK_MS: (u64, u64) = (500, 2500);
 const UNTIL_KILLED_AGAIN_MS: u64 = 2000;
+const NODE_DRIVER: &str = "/hawser serve --mode=node";
 const FREEZE_TRIES: usize = 5;
 /// Its heartbeats are regular again by then.
 const BEFORE_FROZEN_AGAIN: Duration = Duration::from_secs(2);
 
 impl Fault {
-    /// What the bench runs unless it is told otherwise.
+    /// What the bench runs unless it is told otherwise. Of the others each is a scenario.
     pub(super) const ALL: [Self; 7] = [
         Self::NodeKilled,
         Self::NodeFrozen,
@@ -63,6 +66,7 @@ impl Fault {
             Self::TwoNodes => "two-nodes",
             Self::RebootTwice => "reboot-twice",
             Self::NodeDeleted => "node-deleted",
+            Self::DriverStopped => "driver-stopped",
         }
     }
 
@@ -77,6 +81,10 @@ impl Fault {
             match self {
                 Self::NodeFrozen => began = freeze(node)?,
                 Self::ControlCut => node.cut()?,
+                Self::DriverStopped => {
+                    signal("STOP", &node.processes(NODE_DRIVER))?;
+                    node.cut()?;
+                }
                 Self::KubeletDead => node.kill_kubelet()?,
                 Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice | Self::NodeDeleted => {
                     node.kill()?
@@ -111,7 +119,12 @@ impl Fault {
                     acts.note("deleted")?;
                 }
             }
-            Self::NodeKilled | Self::NodeFrozen | Self::ControlCut | Self::KubeletDead | Self::TwoNodes => {}
+            Self::NodeKilled
+            | Self::NodeFrozen
+            | Self::ControlCut
+            | Self::DriverStopped
+            | Self::KubeletDead
+            | Self::TwoNodes => {}
         }
         Ok(acts)
     }
@@ -121,6 +134,10 @@ impl Fault {
             match self {
                 Self::NodeFrozen => node.thaw()?,
                 Self::ControlCut => node.heal()?,
+                Self::DriverStopped => {
+                    signal("CONT", &node.processes(NODE_DRIVER))?;
+                    node.heal()?;
+                }
                 Self::KubeletDead => node.start_kubelet()?,
                 Self::NodeKilled | Self::SupervisorKilled | Self::TwoNodes | Self::RebootTwice | Self::NodeDeleted => {
                     if !node.is_running() {
@@ -156,13 +173,20 @@ fn freeze(node: &Node) -> Result<u64> {
 fn kill_supervisor(lab: &Lab) -> Result<String> {
     let leading = installed::leader(lab)?;
     let node = lab.node(&leading)?;
-    let pids: Vec<String> = node.processes("--mode=controller").iter().map(u32::to_string).collect();
-    if !pids.is_empty() {
-        let mut arguments = vec!["-KILL"];
-        arguments.extend(pids.iter().map(String::as_str));
-        program("kill", &arguments)?;
-    }
+    signal("KILL", &node.processes("--mode=controller"))?;
     Ok(leading)
+}
+
+/// One that has ended by itself needs none.
+fn signal(name: &str, processes: &[u32]) -> Result<()> {
+    if processes.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = processes.iter().map(u32::to_string).collect();
+    let signal = format!("-{name}");
+    let mut arguments = vec![signal.as_str()];
+    arguments.extend(ids.iter().map(String::as_str));
+    program("kill", &arguments).map(drop)
 }
 
 fn random(below: u64) -> u64 {

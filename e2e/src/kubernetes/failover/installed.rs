@@ -3,6 +3,7 @@
 use crate::failure::Result;
 use crate::kubernetes::Lab;
 use crate::kubernetes::cluster::has_condition;
+use crate::kubernetes::driver::{PODS, unready};
 use crate::kubernetes::space::{LIMIT, name_of};
 use serde_json::Value;
 use std::time::Duration;
@@ -16,7 +17,6 @@ const CONSENT: &str = "HAWSER_THIS_IS_A_TEST";
 const NETWORK_POOL: &str = "HAWSER_TEST_NETWORK_POOL";
 /// As the chart's pool.allowForkOnlyFence sets it in the file.
 const FORK_ONLY: &str = "HAWSER_BACKEND_ALLOW_FORK_ONLY_FENCE";
-const PODS: &str = "/api/v1/namespaces/hawser/pods";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/hawser/leases/hawser-supervisor";
 /// The chart's `metrics.port`.
 const PAGES_PORT: u16 = 9810;
@@ -152,37 +152,18 @@ fn set_environment(lab: &Lab, of: &str, settings: &[&str]) -> Result<()> {
     lab.cluster.kubectl(&rolled, None).map(drop)
 }
 
-/// Whether hawser's pods are all ready and each running node has its driver.
-fn unready(lab: &Lab) -> Result<Option<String>> {
-    let pods = lab.cluster.list(PODS)?;
-    let waits =
-        pods.iter().filter(|pod| !has_condition(pod, "Ready") || !pod["metadata"]["deletionTimestamp"].is_null());
-    let waits: Vec<&str> = waits.map(name_of).collect();
-    if !waits.is_empty() {
-        return Ok(Some(format!("not ready: {}", waits.join(", "))));
-    }
-    for node in lab.nodes.iter().filter(|node| node.is_running()) {
-        if !pods.iter().any(|pod| node_of(pod) == node.name && name_of(pod).contains("-node-")) {
-            return Ok(Some(format!("no node pod on {}", node.name)));
-        }
-        let drivers = lab.cluster.find(&format!("/apis/storage.k8s.io/v1/csinodes/{}", node.name))?.unwrap_or_default();
-        if !drivers["spec"]["drivers"].to_string().contains("csi.hawser.dev") {
-            return Ok(Some(format!("no driver is registered on {}", node.name)));
-        }
-    }
-    Ok(None)
-}
-
 /// Until all nodes take part, and all of hawser runs.
 pub(in crate::kubernetes) fn wait_ready(lab: &Lab) -> Result<()> {
     lab.cluster.wait("hawser on all nodes", LIMIT, || {
-        for node in lab.nodes.iter().filter(|node| node.is_running()) {
-            let object = lab.cluster.get(&format!("/api/v1/nodes/{}", node.name))?;
+        let running = lab.nodes.iter().filter(|node| node.is_running());
+        let nodes: Vec<&str> = running.map(|node| node.name.as_str()).collect();
+        for node in &nodes {
+            let object = lab.cluster.get(&format!("/api/v1/nodes/{node}"))?;
             if !has_condition(&object, "Ready") || object["spec"]["taints"].is_array() {
-                return Ok(Err(format!("{}: {}", node.name, object["spec"]["taints"])));
+                return Ok(Err(format!("{node}: {}", object["spec"]["taints"])));
             }
         }
-        Ok(unready(lab)?.map_or(Ok(()), Err))
+        Ok(unready(&lab.cluster, &nodes)?.map_or(Ok(()), Err))
     })
 }
 

@@ -102,7 +102,7 @@ pub(super) fn all(report: &Report, lab: &Lab, ground: &Ground) {
         Ok(failovers) => failovers,
         Err(failure) => return report.failed("failover-set-up", &failure.to_string()),
     };
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().chain([Fault::DriverStopped]) {
         report.test(&format!("failover-{}", fault.name()), || failovers.one(fault)?.ensure_held());
     }
     for (name, scenario) in OF_SUPERVISOR {
