@@ -1,7 +1,7 @@
 //! `cargo xtask e2e kubernetes`: a real Kubernetes on this machine (docs/kubernetes-lab.md), and what it is made of.
 //!
-//! Its programs are built from their Go modules, which e2e/tools pins, once into the cache. That takes long. The failovers
-//! are a step of `cargo xtask test`.
+//! Its programs are built from their Go modules, which e2e/tools pins, once into the cache, which takes long. All but its
+//! longest scenarios are a step of `cargo xtask test`.
 
 use crate::binaries::Binaries;
 use crate::counts::{Counts, count_line};

@@ -2,7 +2,7 @@
 
 use super::clock::now_ns;
 use super::installed;
-use crate::failure::Result;
+use crate::failure::{Result, ensure};
 use crate::kubernetes::Lab;
 use crate::kubernetes::node::Node;
 use crate::lab::kernel::program;
@@ -82,7 +82,9 @@ impl Fault {
                 Self::NodeFrozen => began = freeze(node)?,
                 Self::ControlCut => node.cut()?,
                 Self::DriverStopped => {
-                    signal("STOP", &node.processes(NODE_DRIVER))?;
+                    let driver = node.processes(NODE_DRIVER);
+                    ensure(!driver.is_empty(), || format!("{} runs no driver", node.name))?;
+                    signal("STOP", &driver)?;
                     node.cut()?;
                 }
                 Self::KubeletDead => node.kill_kubelet()?,
