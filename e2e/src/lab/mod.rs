@@ -144,6 +144,8 @@ impl Drop for Lab {
         kernel::clear(&self.directory, &self.pool());
         // Never through a mount that could not be removed.
         if kernel::mounts_below(&self.directory).is_ok_and(|mounts| mounts.is_empty()) {
+            // A node that was fenced has sealed the directories below its mounts.
+            let _ = kernel::program("chattr", &["-R", "-f", "-i", &self.directory.to_string_lossy()]);
             let _ = std::fs::remove_dir_all(&self.directory);
         }
     }
