@@ -14,6 +14,9 @@ use std::time::Duration;
 
 const NAMESPACE: &str = "hawser";
 pub(super) const PODS: &str = "/api/v1/namespaces/hawser/pods";
+/// Of the command lines of its processes.
+pub(super) const NODE_DRIVER: &str = "/hawser serve --mode=node";
+pub(super) const CONTROLLER: &str = "/hawser serve --mode=controller";
 const VALUES: &str = include_str!("manifests/values.yaml");
 const START_LIMIT: Duration = Duration::from_secs(240);
 

@@ -181,11 +181,7 @@ impl Node {
 
     /// Kubelet alone, and what would start it again.
     pub(super) fn kill_kubelet(&self) -> Result<()> {
-        let pids: Vec<String> = self.processes("/kubelet --config").iter().map(u32::to_string).collect();
-        ensure(!pids.is_empty(), || format!("{} has no kubelet", self.name))?;
-        let mut arguments = vec!["-KILL"];
-        arguments.extend(pids.iter().map(String::as_str));
-        program("kill", &arguments)?;
+        ensure(self.signal("KILL", "/kubelet --config")? > 0, || format!("{} has no kubelet", self.name))?;
         if let Some(running) = self.running().as_mut() {
             running.kubelet = None;
         }
@@ -281,6 +277,16 @@ impl Node {
         let is_wanted =
             |pid: &u32| String::from_utf8_lossy(&command_line(*pid)).replace('\0', " ").contains(part) && is_here(*pid);
         pids.filter(is_wanted).collect()
+    }
+
+    /// Sends a signal to all processes that [`Node::processes`] finds; how many there are.
+    pub(super) fn signal(&self, name: &str, part: &str) -> Result<usize> {
+        let ids: Vec<String> = self.processes(part).iter().map(u32::to_string).collect();
+        if !ids.is_empty() {
+            let arguments: Vec<&str> = ["-s", name].into_iter().chain(ids.iter().map(String::as_str)).collect();
+            program("kill", &arguments)?;
+        }
+        Ok(ids.len())
     }
 }
 

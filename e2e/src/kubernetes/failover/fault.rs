@@ -4,8 +4,8 @@ use super::clock::now_ns;
 use super::installed;
 use crate::failure::{Result, ensure};
 use crate::kubernetes::Lab;
+use crate::kubernetes::driver::{CONTROLLER, NODE_DRIVER};
 use crate::kubernetes::node::Node;
-use crate::lab::kernel::program;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -39,7 +39,6 @@ pub(super) struct Acts(pub(super) Vec<(String, u64)>);
 const UNTIL_KILLED_MS: u64 = 3000;
 const UNTIL_BACK_MS: (u64, u64) = (500, 2500);
 const UNTIL_KILLED_AGAIN_MS: u64 = 2000;
-const NODE_DRIVER: &str = "/hawser serve --mode=node";
 const FREEZE_TRIES: usize = 5;
 /// Its heartbeats are regular again by then.
 const BEFORE_FROZEN_AGAIN: Duration = Duration::from_secs(2);
@@ -82,9 +81,7 @@ impl Fault {
                 Self::NodeFrozen => began = freeze(node)?,
                 Self::ControlCut => node.cut()?,
                 Self::DriverStopped => {
-                    let driver = node.processes(NODE_DRIVER);
-                    ensure(!driver.is_empty(), || format!("{} runs no driver", node.name))?;
-                    signal("STOP", &driver)?;
+                    ensure(node.signal("STOP", NODE_DRIVER)? > 0, || format!("{} runs no driver", node.name))?;
                     node.cut()?;
                 }
                 Self::KubeletDead => node.kill_kubelet()?,
@@ -137,7 +134,7 @@ impl Fault {
                 Self::NodeFrozen => node.thaw()?,
                 Self::ControlCut => node.heal()?,
                 Self::DriverStopped => {
-                    signal("CONT", &node.processes(NODE_DRIVER))?;
+                    node.signal("CONT", NODE_DRIVER)?;
                     node.heal()?;
                 }
                 Self::KubeletDead => node.start_kubelet()?,
@@ -174,21 +171,9 @@ fn freeze(node: &Node) -> Result<u64> {
 /// Kills the process of the controller that leads, or of any; the node that it was on.
 fn kill_supervisor(lab: &Lab) -> Result<String> {
     let leading = installed::leader(lab)?;
-    let node = lab.node(&leading)?;
-    signal("KILL", &node.processes("--mode=controller"))?;
+    // One that has ended by itself needs none.
+    lab.node(&leading)?.signal("KILL", CONTROLLER)?;
     Ok(leading)
-}
-
-/// One that has ended by itself needs none.
-fn signal(name: &str, processes: &[u32]) -> Result<()> {
-    if processes.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<String> = processes.iter().map(u32::to_string).collect();
-    let signal = format!("-{name}");
-    let mut arguments = vec![signal.as_str()];
-    arguments.extend(ids.iter().map(String::as_str));
-    program("kill", &arguments).map(drop)
 }
 
 fn random(below: u64) -> u64 {

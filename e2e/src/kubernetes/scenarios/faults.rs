@@ -2,14 +2,12 @@
 
 use super::writer::Writer;
 use crate::failure::{Result, ensure};
+use crate::kubernetes::driver::{CONTROLLER, NODE_DRIVER};
 use crate::kubernetes::space::{LIMIT, Space, Volume, claim, on_node, pod};
 use crate::lab::entries;
 use crate::lab::kernel::program;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-
-const NODE_DRIVER: &str = "/hawser serve --mode=node";
-const CONTROLLER: &str = "/hawser serve --mode=controller";
 
 /// The driver on the node is killed while a pod writes: the pod goes on writing, and the driver comes back and unmounts.
 pub(super) fn node_plugin_killed(space: &Space) -> Result<()> {
